@@ -7,6 +7,7 @@
 mod command;
 mod copy;
 mod volumes;
+pub mod workers;
 
 use std::path::{Path, PathBuf};
 

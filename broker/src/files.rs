@@ -104,7 +104,11 @@ pub(crate) fn remove_tree(path: &Path) -> io::Result<()> {
 fn remove_as_owner(path: &Path) -> Option<io::Result<()>> {
     let executable = std::env::current_exe().ok()?;
     let mut remover = own_program::command(&executable);
-    remover.arg("remover").arg(path).stdin(Stdio::null()).stdout(Stdio::null());
+    remover
+        .arg("remover")
+        .arg(path)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null());
     let status = remover.status().ok()?;
     status.success().then_some(Ok(()))
 }

@@ -97,6 +97,8 @@ pub struct Settings {
     pub hold_timeout: Duration,
     /// True if the host is booted by `up` and kept running.
     pub keep_awake: bool,
+    /// When the host starts; decided by what is known of the host if `None`.
+    pub start: Option<Start>,
     /// True if the host's boot also boots its dependencies, for dependencies without an earlier
     /// connection.
     pub boot_dependencies: bool,
@@ -113,7 +115,17 @@ impl Default for Settings {
             prefetch_dns: false,
             hold_timeout: Duration::from_secs(60),
             keep_awake: false,
+            start: None,
             boot_dependencies: false,
         }
     }
+}
+
+/// When a host starts (`x-imsup.start`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Start {
+    /// With `up`.
+    Up,
+    /// By the first connection.
+    Connection,
 }

@@ -9,9 +9,9 @@ use super::keys::nearest;
 use super::problem::Problem;
 use super::read::{Path, boolean, map, text};
 use super::tree::{Location, Node};
-use crate::cluster::Settings;
+use crate::cluster::{Settings, Start};
 
-const KEYS: [&str; 9] = [
+const KEYS: [&str; 10] = [
     "idle_after",
     "terminate_after",
     "disposable",
@@ -20,6 +20,7 @@ const KEYS: [&str; 9] = [
     "prefetch",
     "hold_timeout",
     "keep_awake",
+    "start",
     "boot_dependencies",
 ];
 
@@ -106,6 +107,19 @@ fn read(
             "disposable" => settings.disposable = boolean(value, &at)?,
             "boot_dependencies" => settings.boot_dependencies = boolean(value, &at)?,
             "keep_awake" => settings.keep_awake = boolean(value, &at)?,
+            "start" => {
+                settings.start = Some(match text(value, &at)? {
+                    "up" => Start::Up,
+                    "connection" => Start::Connection,
+                    other => {
+                        let problem = Problem::Word {
+                            expected: "'up' or 'connection'",
+                            found: other.to_owned(),
+                        };
+                        return Err(Fault::new(value.at, at, problem));
+                    }
+                })
+            }
             "prefetch" => {
                 settings.prefetch_dns = match text(value, &at)? {
                     "dns" => true,
@@ -159,7 +173,7 @@ mod tests {
     #[test]
     fn every_setting_is_read() {
         let text = "{idle_after: never, terminate_after: 1h, disposable: true, timer_slack: 0s, reclaim: true, prefetch: dns, \
-                    hold_timeout: 90s, keep_awake: yes, boot_dependencies: true, subnet: 127.77.9.0/24}";
+                    hold_timeout: 90s, keep_awake: yes, start: up, boot_dependencies: true, subnet: 127.77.9.0/24}";
         let read = file(text).unwrap();
         assert_eq!(read.subnet.unwrap().subnet.to_string(), "127.77.9.0/24");
         assert_eq!(
@@ -173,6 +187,7 @@ mod tests {
                 prefetch_dns: true,
                 hold_timeout: 90 * SECOND,
                 keep_awake: true,
+                start: Some(Start::Up),
                 boot_dependencies: true,
             }
         );
@@ -188,6 +203,7 @@ mod tests {
         assert!(message("{hold_timeout: never}").contains("no duration"));
         assert!(message("{timer_slack: -1s}").contains("negative"));
         assert!(message("{prefetch: all}").contains("'dns'"));
+        assert!(message("{start: never}").contains("'up' or 'connection'"));
         assert!(message("{subnet: 10.0.0.0/8}").starts_with("x-imsup.subnet: '10.0.0.0/8' is more"));
     }
 

@@ -18,7 +18,7 @@ use imsup_wire::{Cause, Endpoint, EventKind, ExitStatus};
 
 use imsup_wire::Restart;
 
-pub use life::{Life, attempt_of, is_restart, is_stop, kept_awake};
+pub use life::{Life, attempt_of, is_restart, is_stop, kept_awake, started_by_up};
 
 /// Names one caller that waits for a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

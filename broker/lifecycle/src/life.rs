@@ -420,6 +420,15 @@ impl Life {
     }
 }
 
+/// The cause of a boot with `up` (`x-imsup.start`).
+pub fn started_by_up() -> Cause {
+    Cause {
+        kind: CauseKind::Wake,
+        by: Some("up".to_owned()),
+        port: None,
+    }
+}
+
 /// The cause of a boot that `keep_awake` asks for.
 pub fn kept_awake() -> Cause {
     Cause {

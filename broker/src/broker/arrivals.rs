@@ -4,6 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
+use imsup_compose::cluster::Start;
 use imsup_lifecycle::{Input, Port};
 use imsup_wire::address::Plane;
 use imsup_wire::{Cause, CauseKind, Endpoint, EventKind, HostName, Index};
@@ -13,7 +14,7 @@ use crate::history::Summary;
 use crate::ids::{HostId, SocketId};
 
 impl Broker {
-    /// Boots the hosts that are kept awake. After the death of an earlier broker, whose accounts
+    /// Boots the hosts that are kept awake, or start with `up`. After the death of an earlier broker, whose accounts
     /// are `last`, hosts that the earlier broker would not have booted are skipped.
     pub(crate) fn wake_kept(&mut self, last: Option<&[(HostName, Summary)]>) {
         if self.lifetime.is_ephemeral() {
@@ -31,10 +32,19 @@ impl Broker {
                 Some(_) => summary.last == EventKind::Allocate && !summary.is_restarting(),
                 None => !summary.stopped,
             });
-            spec.imsup.keep_awake && host.life().absent() && is_due
+            // A host that starts with `up` starts once.
+            let is_new = last.is_none_or(|(_, summary)| summary.last == EventKind::Allocate);
+            let starts = spec.imsup.start == Some(Start::Up) && is_new;
+            (spec.imsup.keep_awake && is_due || starts) && host.life().absent()
         };
         for id in self.hosts.ids().filter(kept).collect::<Vec<_>>() {
-            let cause = imsup_lifecycle::kept_awake();
+            let is_kept = self.hosts[id]
+                .spec(&self.cluster)
+                .is_some_and(|spec| spec.imsup.keep_awake);
+            let cause = match is_kept {
+                true => imsup_lifecycle::kept_awake(),
+                false => imsup_lifecycle::started_by_up(),
+            };
             self.feed(id, Input::Signal { cause, queued: None });
         }
     }

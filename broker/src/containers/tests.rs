@@ -91,7 +91,10 @@ fn an_ordinary_user_has_the_programs_id_and_no_low_port() {
     let low = (!rustix::process::geteuid().is_root()).then_some(80);
     assert_eq!(found.missing, Vec::from_iter(low));
     assert!(found.host.expose.contains(&(Transport::Tcp, 8080)));
-    assert_eq!(completed(|_, _| {}, &config(), &Ids::Identity).root().ids, Ids::Identity);
+    assert_eq!(
+        completed(|_, _| {}, &config(), &Ids::Identity).root().ids,
+        Ids::Identity
+    );
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::process::Stdio;
 use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail};
-use imsup_broker::containers::{Unpacked, Volumes, complete};
+use imsup_broker::containers::{Unpacked, Volumes, complete, workers};
 use imsup_broker::own_program;
 use imsup_broker::paths::Paths;
 use imsup_compose::cluster::{Cluster, Container};
@@ -65,6 +65,7 @@ pub fn prepare(cluster: &mut Cluster, mut warn: impl FnMut(&str) -> Result<()>) 
             ports.join(", ")
         ))?;
     }
+    workers::mark(cluster);
     let thread = SingleThread::prove().context("making volumes")?;
     let scratch = paths.roots().join(".scratch");
     let made = volumes.make(&scratch, &thread);

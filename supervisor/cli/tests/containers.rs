@@ -211,6 +211,29 @@ fn an_entrypoint_that_leaves_root_serves() {
     assert_eq!(project.ok(&["logs", "db"]), "82\n");
 }
 
+/// A service without ports that nobody mentions starts with `up`, and sleeps while it waits.
+#[test]
+fn a_worker_starts_with_up_and_sleeps_while_it_waits() {
+    let project = Project::new(
+        "containers",
+        "services:\n  worker: {image: plain, command: [sh, -c, \"echo at work; exec cat /pipe/jobs\"], volumes: [\"./pipe:/pipe\"], x-imsup: {idle_after: 100ms}}\n  \
+         other: {image: plain, command: [cat], x-imsup: {start: connection}}\n",
+    );
+    let image = Image::new(&json!({"StopSignal": "9"}), vec![busybox()], Compression::Gzip);
+    image.write(&project.path("layout"), Some("plain:latest"));
+    of_store(&project, &["load", "layout"]);
+    fs::create_dir(project.path("pipe")).unwrap();
+    let jobs = project.path("pipe/jobs");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &jobs, rustix::fs::Mode::from_raw_mode(0o600)).unwrap();
+    project.ok(&["up", "-d"]);
+    project.wait_state("worker", "suspended");
+    assert_eq!(project.ok(&["logs", "worker"]), "at work\n");
+    assert_eq!(project.host("other").state, "imaginary");
+    fs::write(&jobs, "a job\n").unwrap();
+    project.wait_event("worker", "exit", 1);
+    assert_eq!(project.ok(&["logs", "worker"]), "at work\na job\n");
+}
+
 #[test]
 fn what_cannot_be_had_is_said_and_nothing_is_left() {
     let fails = |compose: &str| {
