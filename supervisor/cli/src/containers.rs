@@ -13,6 +13,8 @@ use imsup_images::wanted::Found;
 use imsup_images::{Image, Wanted};
 use imsup_linux::root::subordinate::ids_of_caller;
 use imsup_linux::single_thread::SingleThread;
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
 
 use super::image_store;
 use super::project::Project;
@@ -126,7 +128,12 @@ fn pull(images: impl Iterator<Item = String>) -> Result<()> {
     puller.arg("puller").arg("--").args(images);
     // Standard output is where the broker tells that it is ready.
     puller.stdin(Stdio::null()).stdout(Stdio::null());
-    match puller.status().context("starting the puller")?.success() {
+    // A broker that starts is in no terminal's foreground: with `up`, which Ctrl-C ends, nobody wants
+    // the images any more.
+    let _ = prctl::set_pdeathsig(Signal::SIGTERM);
+    let status = puller.status().context("starting the puller")?;
+    let _ = prctl::set_pdeathsig(None);
+    match status.success() {
         true => Ok(()),
         false => bail!("no host exists, as its image cannot be had"),
     }

@@ -12,6 +12,8 @@ use imsup_images::registry::{Credentials, pull};
 use imsup_images::source::Saving;
 use imsup_images::wanted::Found;
 use imsup_images::{Digest, Image, Reference, Store, Wanted};
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
 
 use super::failure::hinted;
 use super::fetching::Shown;
@@ -41,6 +43,8 @@ enum Origin {
 /// # Errors
 /// The store, the registry, or the image.
 pub fn run(args: &Args) -> Result<()> {
+    // What is downloaded stays for the next puller.
+    let _ = prctl::set_pdeathsig(Signal::SIGTERM);
     // Everything that is somebody else's program comes first, as the user: in a user namespace,
     // such programs would take the user for root.
     let store = image_store::look()?;

@@ -10,13 +10,16 @@ mod archive;
 mod image;
 
 use std::fs;
-use std::io::Read;
-use std::net::{Shutdown, TcpStream};
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::process::Stdio;
+use std::time::Duration;
 
 use archive::Layer;
 use common::command::{self, LIMIT};
 use common::{Project, client, imsup};
 use image::{Compression, Image};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 /// Debian's static busybox, with whatever else the layer has.
@@ -80,7 +83,7 @@ fn of_store(project: &Project, arguments: &[&str]) -> String {
 /// What the server of a host sends.
 fn get(project: &Project, host: &str, path: &str) -> String {
     let mut stream = client::connect(project.at(host, 8080)).unwrap();
-    std::io::Write::write_all(&mut stream, format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).unwrap();
+    write!(stream, "GET {path} HTTP/1.0\r\n\r\n").unwrap();
     let answer = all(stream);
     answer
         .split_once("\r\n\r\n")
@@ -258,6 +261,30 @@ fn what_cannot_be_had_is_said_and_nothing_is_left() {
     assert!(source.contains("none") && source.contains("does not exist"), "{source}");
     let external = fails("services: {web: {image: site, volumes: ['v:/x']}}\nvolumes: {v: {external: true}}");
     assert!(external.contains("'v' is external"), "{external}");
+}
+
+/// Ctrl-C while a registry answers slowly: it answers for a minute, unless nobody listens any more.
+#[test]
+fn an_up_that_is_interrupted_leaves_no_puller() {
+    let registry = TcpListener::bind("127.0.0.1:0").unwrap();
+    let image = format!("{}/app", registry.local_addr().unwrap());
+    let project = Project::new("containers", &format!("services: {{web: {{image: '{image}'}}}}"));
+    let mut up = project
+        .imsup_command(&["up", "-d"])
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let (mut asked, _) = registry.accept().unwrap();
+    kill_process(Pid::from_child(&up), Signal::INT).unwrap();
+    assert!(!up.wait().unwrap().success());
+    asked
+        .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 600\r\n\r\n")
+        .unwrap();
+    let is_gone = (0..600).any(|_| {
+        std::thread::sleep(Duration::from_millis(100));
+        asked.write_all(b" ").is_err()
+    });
+    assert!(is_gone, "the puller goes on");
 }
 
 #[test]
