@@ -9,6 +9,7 @@ mod copy;
 mod volumes;
 pub mod workers;
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use imsup_compose::cluster::{Container, ContainerSource, HostSpec};
@@ -19,6 +20,7 @@ use imsup_wire::{Ids, RootSpec, Transport};
 
 pub use self::command::NoCommand;
 pub use self::volumes::{VolumeError, Volumes};
+use crate::files;
 use crate::limits;
 use crate::paths::Paths;
 
@@ -52,6 +54,14 @@ pub struct Unpacked<'a> {
     pub config: &'a ImageConfig,
     /// The directories of its layers, the lowest first.
     pub layers: &'a [PathBuf],
+}
+
+/// Removes a directory of roots, whoever's its files are.
+///
+/// # Errors
+/// Errors of rmdir(2) and unlink(2).
+pub fn remove(directory: &Path) -> io::Result<()> {
+    files::remove_tree(directory)
 }
 
 /// Completes the program, the ports and the root of a host with an image; `ids` are those of the

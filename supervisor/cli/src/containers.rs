@@ -5,7 +5,7 @@ use std::process::Stdio;
 use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail};
-use imsup_broker::containers::{Unpacked, Volumes, complete, workers};
+use imsup_broker::containers::{Unpacked, Volumes, complete, remove, workers};
 use imsup_broker::own_program;
 use imsup_broker::paths::Paths;
 use imsup_compose::cluster::{Cluster, Container};
@@ -71,7 +71,12 @@ pub fn prepare(cluster: &mut Cluster, mut warn: impl FnMut(&str) -> Result<()>) 
     let thread = SingleThread::prove().context("making volumes")?;
     let scratch = paths.roots().join(".scratch");
     let made = volumes.make(&scratch, &thread);
-    let _ = std::fs::remove_dir_all(&scratch);
+    let _ = remove(&scratch);
+    if made.is_err() && !paths.events().exists() {
+        // No broker has the project, and none will.
+        let _ = remove(&paths.roots());
+        let _ = std::fs::remove_dir(paths.state());
+    }
     made?;
     let used: Vec<Image> = images.into_values().collect();
     image_store::look()?.use_images(&cluster.project, paths.runtime(), &used)?;

@@ -243,7 +243,9 @@ fn what_cannot_be_had_is_said_and_nothing_is_left() {
         let project = project(compose);
         let finished = project.imsup(&["up", "-d"]);
         assert_eq!(finished.code(), Some(1), "{finished}");
-        assert!(!project.path("run").join(&project.name).exists());
+        for directory in ["run", "state"] {
+            assert!(!project.path(directory).join(&project.name).exists(), "{directory}");
+        }
         finished.stderr
     };
     let never = fails("services: {web: {image: nosuch, pull_policy: never}}");
