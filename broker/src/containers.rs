@@ -118,6 +118,9 @@ fn complete_with(
         Ids::One { .. } => one,
         Ids::Identity | Ids::Ranges { .. } => ids.clone(),
     };
+    // Only user 0 of the root could set them (ipc/ipc_sysctl.c, ipc_permissions).
+    let sets_sysctls = !matches!(ids, Ids::One { uid, .. } if uid != 0);
+    let sysctls = container.sysctls.iter().filter(|_| sets_sysctls).cloned().collect();
     let root = RootSpec {
         layers: image.layers.iter().map(Into::into).collect(),
         changes: own.into(),
@@ -128,7 +131,7 @@ fn complete_with(
         mounts,
         shm_bytes: container.shm_bytes.unwrap_or(SHM_BYTES),
         capabilities: container.capabilities,
-        sysctls: container.sysctls.clone(),
+        sysctls,
     };
     volumes.fill_from(&root, targets);
     program.root = Some(Box::new(root));

@@ -98,6 +98,21 @@ fn an_ordinary_user_has_the_programs_id_and_no_low_port() {
 }
 
 #[test]
+fn sysctls_are_set_by_roots_user_0_only() {
+    let set = |user: &str, ids: &Ids| {
+        let change = |_: &mut HostSpec, container: &mut Container| {
+            container.sysctls.push(("kernel.msgmax".to_owned(), "8192".to_owned()));
+        };
+        let config = ImageConfig {
+            user: Some(user.to_owned()),
+            ..config()
+        };
+        completed(change, &config, ids).root().sysctls.len()
+    };
+    assert_eq!((set("7", &ONE), set("0", &ONE), set("7", &Ids::Identity)), (0, 1, 1));
+}
+
+#[test]
 fn a_program_that_becomes_another_user_has_the_id_of_its_data() {
     let directory = tempfile::tempdir().unwrap();
     let data = directory.path().join("data");

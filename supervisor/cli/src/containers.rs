@@ -55,6 +55,17 @@ pub fn prepare(cluster: &mut Cluster, mut warn: impl FnMut(&str) -> Result<()>) 
         };
         let ports = complete(host, unpacked, &ids, &paths, &mut volumes)
             .with_context(|| format!("host '{}' of the image {}", host.name, image.name.familiar()))?;
+        let are_set = host.program.root.as_ref().is_some_and(|root| !root.sysctls.is_empty());
+        let are_asked = host
+            .container
+            .as_ref()
+            .is_some_and(|container| !container.sysctls.is_empty());
+        if are_asked && !are_set {
+            warn(&format!(
+                "host '{}': sysctls are not set: without subordinate ids (subuid(5)) its only user is another than root",
+                host.name
+            ))?;
+        }
         if !ports.is_empty() {
             missing.insert(image.name.familiar(), ports);
         }

@@ -96,7 +96,8 @@ fn empty_root(directory: &Path) -> Root {
         changes: directory.into(),
         mount_point: directory.join("root").into(),
         read_only: true,
-        ids: Ids::One { uid: 7, gid: 8 },
+        // Sysctls of an ipc namespace belong to user 0 (ipc/ipc_sysctl.c, ipc_permissions).
+        ids: Ids::One { uid: 0, gid: 0 },
         hostname: "empty".to_owned(),
         mounts: Vec::new(),
         shm_bytes: 1 << 20,
