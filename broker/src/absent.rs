@@ -17,6 +17,7 @@ use crate::files;
 use crate::launcher::{self, HostProcesses, Pids, cgroups};
 use crate::paths::Paths;
 use crate::routes::{self, RouteError};
+use crate::shared_networks;
 
 /// The time for supervisors to end programs.
 const GRACE: Duration = Duration::from_secs(12);
@@ -297,6 +298,7 @@ pub(crate) fn remove_files(paths: &Paths) -> Result<(), AbsentError> {
         move |source| AbsentError::Files { path, source }
     };
     files::remove_tree(paths.state()).map_err(failed(paths.state()))?;
+    shared_networks::leave(paths).map_err(failed(&paths.networks()))?;
     let runtime = paths.runtime();
     for entry in fs::read_dir(runtime).into_iter().flatten().flatten() {
         let path = entry.path();

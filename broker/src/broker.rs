@@ -16,6 +16,7 @@ mod keeper;
 mod lifetime;
 mod limited;
 mod lives;
+mod networks;
 mod power;
 mod project_record;
 mod reach;
@@ -63,6 +64,7 @@ use crate::project_files::ProjectFiles;
 use crate::resolvers::Resolvers;
 use crate::retained::Sockets;
 use crate::sessions::Sessions;
+use crate::shared_networks::SharedNetworks;
 use crate::signals::Signals;
 use crate::tokens::Source;
 
@@ -98,6 +100,7 @@ pub(crate) struct Broker {
     stop_groups: StopGroups,
     record: ProjectRecord,
     strangers: Strangers,
+    networks: SharedNetworks,
     keeper: KeeperQuestions,
 }
 
@@ -123,6 +126,7 @@ pub(crate) struct Parts {
     pub(crate) leases: Leases,
     pub(crate) lifetime: Lifetime,
     pub(crate) strangers: Strangers,
+    pub(crate) networks: SharedNetworks,
 }
 
 impl Broker {
@@ -149,6 +153,7 @@ impl Broker {
             leases: parts.leases,
             lifetime: parts.lifetime,
             strangers: parts.strangers,
+            networks: parts.networks,
             resolvers: Resolvers::default(),
             commands: Commands::default(),
             lives: Lives::default(),
@@ -184,6 +189,7 @@ impl Broker {
                     Some(Source::Keeper) => self.keeper_spoke(),
                     Some(Source::Barrier(number)) => self.keeper_answered(number),
                     Some(Source::Zygote) => self.take_outcomes(),
+                    Some(Source::Networks) => self.networks_changed(),
                     Some(Source::Orphaned(number)) => self.command_is_gone(number),
                     Some(Source::LoopMessages) | None => {}
                 }

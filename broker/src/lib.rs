@@ -45,6 +45,7 @@ mod retained;
 mod routes;
 mod run;
 mod sessions;
+mod shared_networks;
 mod signals;
 mod sockets;
 #[cfg(test)]

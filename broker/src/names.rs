@@ -18,6 +18,8 @@ use parking_lot::RwLock;
 
 use imsup_compose::cluster::Cluster;
 
+use crate::shared_networks::Others;
+
 pub(crate) use server::{NameServer, NameServerHandle};
 
 /// The names, shared by the broker's loop and the name server.
@@ -37,6 +39,9 @@ pub(crate) struct Names {
     sharing: HashMap<Ipv4Addr, Box<str>>,
     /// Hosts that are booted by a look-up of the name.
     prefetched: HashSet<Ipv4Addr>,
+    /// Hosts of other projects, at networks that the projects share. Own names go before.
+    others: Others,
+    others_by_name: HashMap<Box<str>, Vec<Ipv4Addr>>,
     /// So that replicas take turns.
     turn: AtomicUsize,
 }
@@ -51,6 +56,8 @@ impl Names {
             by_address: HashMap::with_capacity(indexes.len()),
             sharing: HashMap::new(),
             prefetched: HashSet::new(),
+            others: Others::new(),
+            others_by_name: HashMap::new(),
             turn: AtomicUsize::new(0),
         };
         for (host, index) in cluster.hosts.iter().zip(indexes) {
@@ -91,18 +98,49 @@ impl Names {
         }
     }
 
+    /// Replaces what is known of the hosts of other projects.
+    pub(crate) fn know_others(&mut self, others: &Others) {
+        self.others_by_name.clear();
+        for (address, names) in others {
+            for name in names {
+                self.others_by_name
+                    .entry(name.as_str().into())
+                    .or_default()
+                    .push(*address);
+            }
+        }
+        self.others.clone_from(others);
+    }
+
+    /// The name of a host's address, also of another project's host.
+    fn name_of(&self, address: Ipv4Addr) -> Option<&str> {
+        let is_it = |(other, _): &&(Ipv4Addr, Vec<String>)| *other == address;
+        let of_another = || self.others.iter().find(is_it)?.1.first().map(String::as_str);
+        self.by_address.get(&address).map(AsRef::as_ref).or_else(of_another)
+    }
+
     /// Whether the name is taken.
     pub(crate) fn has(&self, name: &str) -> bool {
         self.by_name.contains_key(name)
     }
 
-    /// Every name with each of its addresses, in the order of the names.
+    /// Every name with each of its addresses: the project's in the order of the names, then those of
+    /// other projects.
     pub(crate) fn all(&self) -> Vec<(String, Ipv4Addr)> {
         let pairs = self.by_name.iter().flat_map(|(name, addresses)| {
             let name = name.to_string();
             addresses.iter().map(move |address| (name.clone(), *address))
         });
-        pairs.collect()
+        let others = self.others.iter().flat_map(|(address, names)| {
+            let leading = names.iter().filter(|name| self.leads(name, *address));
+            leading.map(|name| (name.clone(), *address))
+        });
+        pairs.chain(others).collect()
+    }
+
+    /// True if a name leads to this address, also beside other addresses.
+    fn leads(&self, name: &str, address: Ipv4Addr) -> bool {
+        self.find(name, &[]).is_some_and(|found| found.contains(&address))
     }
 
     /// The addresses of a name, as written or with the project as its domain.
@@ -142,6 +180,7 @@ impl Names {
         domains
             .filter_map(|domain| name.strip_suffix(domain)?.strip_suffix('.'))
             .find_map(|host| self.by_name.get(host))
+            .or_else(|| self.others_by_name.get(name))
     }
 
     /// The lines for /etc/hosts: the project's, then the machine's own.
@@ -167,6 +206,13 @@ impl Names {
                 let _ = write!(file, " {alias}");
             }
             file.push('\n');
+        }
+        for (address, names) in &self.others {
+            let leading = names.iter().filter(|name| self.leads(name, *address));
+            let names: Vec<&str> = leading.map(String::as_str).collect();
+            if !names.is_empty() {
+                let _ = writeln!(file, "{address} {}", names.join(" "));
+            }
         }
         file.push_str(machine);
         file
@@ -202,6 +248,23 @@ mod tests {
         assert_eq!(names.find("db.example.com", &search).unwrap(), &db);
         assert!(names.find("xdb.example.com", &search).is_none());
         assert!(names.find("dbexample.com", &search).is_none());
+    }
+
+    #[test]
+    fn names_of_other_projects_come_after_the_projects_own() {
+        let mut names = names();
+        let [foreign, other] = [[127, 77, 9, 1], [127, 77, 9, 2]].map(Ipv4Addr::from);
+        names.know_others(&vec![
+            (foreign, vec!["cache".to_owned(), "db".to_owned()]),
+            (other, vec!["db".to_owned()]),
+        ]);
+        assert_eq!(names.addresses("CACHE."), [foreign]);
+        assert_eq!(names.addresses("db"), [Ipv4Addr::new(127, 77, 5, 3)]);
+        assert_eq!(names.name_of(foreign), Some("cache"));
+        let file = names.hosts_file("");
+        assert!(file.ends_with("127.77.5.3 db\n127.77.9.1 cache\n"), "{file}");
+        names.know_others(&Others::new());
+        assert!(names.addresses("cache").is_empty());
     }
 
     #[test]

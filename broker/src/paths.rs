@@ -157,6 +157,11 @@ impl Paths {
         self.state.join("leases.json")
     }
 
+    /// What all projects tell of their hosts, by network ([`crate::shared_networks`]).
+    pub(crate) fn networks(&self) -> PathBuf {
+        self.runtime.with_file_name(".networks")
+    }
+
     /// All projects' blocks and learned ports; kept across `down`.
     pub fn projects(&self) -> PathBuf {
         match self.state.parent() {

@@ -38,6 +38,7 @@ use crate::published::{self, Relay, Vet};
 use crate::retained::Sockets;
 use crate::routes;
 use crate::sessions::Sessions;
+use crate::shared_networks::SharedNetworks;
 use crate::signals::Signals;
 use crate::tokens::Source;
 use crate::trust::Trust;
@@ -169,6 +170,7 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
     let leases = Leases::open(paths.leases(), &clock);
     let published_listeners = publish(&cluster, &planes, &mut hosts, &mut store, follows)?;
     let names = Arc::new(RwLock::new(Names::new(&cluster, planes, &indexes)));
+    let networks = SharedNetworks::new(&cluster, &planes, &indexes, &paths);
     let waker = Waker::new(&registry, Source::LoopMessages.into()).map_err(system("eventfd(2)"))?;
     let messages = LoopMessages::new(waker);
     let notifier = messages.notifier().clone();
@@ -202,6 +204,7 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
         clock,
         leases,
         strangers: Strangers::new(trust),
+        networks,
     });
     broker.expect_adoptable();
     broker.take_all_restored();
@@ -209,6 +212,7 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
     if !is_written {
         broker.remember();
     }
+    broker.join_networks();
     broker.write_hosts_file();
     broker.report_unseen_ends(&last);
 

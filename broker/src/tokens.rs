@@ -32,6 +32,8 @@ pub(crate) enum Source {
     Barrier(u32),
     /// The connection to the zygote.
     Zygote,
+    /// The networks that the project shares with others.
+    Networks,
     /// The pidfd of a command's supervisor that has hung up.
     Orphaned(u32),
 }
@@ -57,6 +59,7 @@ impl From<Source> for Token {
             Source::Barrier(number) => (8, u64::from(number) << 32),
             Source::Zygote => (9, 0),
             Source::Orphaned(number) => (10, u64::from(number) << 32),
+            Source::Networks => (11, 0),
         };
         assert_eq!(value & KIND_MASK, 0, "descriptors are fewer than 2^28");
         Self((value | kind << KIND_SHIFT) as usize)
@@ -81,6 +84,7 @@ impl Source {
             8 => Self::Barrier(number),
             9 => Self::Zygote,
             10 => Self::Orphaned(number),
+            11 => Self::Networks,
             _ => return None,
         })
     }
@@ -110,6 +114,7 @@ mod tests {
                 Source::Barrier(u32::MAX),
                 Source::Zygote,
                 Source::Orphaned(u32::MAX),
+                Source::Networks,
             ];
             for source in sources {
                 assert_eq!(Source::of(source.into()), Some(source));

@@ -86,6 +86,7 @@ impl Builder<'_> {
             name: own.clone(),
             hostname: reported.unwrap_or(own.as_str()).to_owned(),
             aliases: self.aliases(node, &path, name, &own, &networks),
+            networks: self.names_of(&networks),
             address: networks.address.map(|address| address.address),
             program: ProgramSpec {
                 environment: environment(node).into(),
@@ -133,6 +134,16 @@ impl Builder<'_> {
             self.dependent.push((first..self.hosts.len(), dependencies));
         }
         Ok(())
+    }
+
+    /// What others call the networks of a service.
+    fn names_of(&self, networks: &Networks<'_>) -> Vec<String> {
+        let node = |key: &str| Some(&self.networks?.get(key)?.node);
+        let names = networks
+            .joined
+            .iter()
+            .map(|key| node(key).and_then(|node| node.get_text("name")).unwrap_or(key));
+        names.map(str::to_owned).collect()
     }
 
     /// The image and the root of a service.

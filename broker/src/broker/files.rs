@@ -137,6 +137,10 @@ impl Broker {
         if is_missing(self.paths.projects()) {
             self.remember();
         }
+        match self.networks.restore() {
+            Ok(restored) => made |= restored,
+            Err(error) => tracing::warn!("{error}: projects at the same networks do not find this project's hosts"),
+        }
         if let Err(error) = self.files.routes.restore(&self.paths) {
             tracing::warn!("{error}: if this broker is killed, the project's route stays");
         }

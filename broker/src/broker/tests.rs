@@ -77,6 +77,7 @@ impl World {
             clock,
             lifetime: Lifetime::new(false),
             strangers: Strangers::new(trust),
+            networks: SharedNetworks::new(&cluster, &planes, &indexes, &paths),
             registry,
             cluster,
             paths,

@@ -59,7 +59,7 @@ pub(super) fn decide(query: &[u8], names: &Names, search: &[String], over: Over,
     let asked = question.qname.to_string();
     if let Some(address) = reversed(&asked) {
         return match names.planes.place(address) {
-            Some(place) if place.plane == Plane::Vip => match names.by_address.get(&address) {
+            Some(place) if place.plane == Plane::Vip => match names.name_of(address) {
                 Some(name) => answer(
                     &packet,
                     pointer(&question.qname, name, question.qtype),

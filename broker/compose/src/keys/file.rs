@@ -31,11 +31,7 @@ const NETWORK: &[Key] = &[
     silent("enable_ipv4", Shape::Bool),
     unless("driver", &["bridge", "default"], Shape::Text, ONE_NETWORK),
     not("driver_opts", Shape::Named(&Shape::Scalar), ONE_NETWORK),
-    not(
-        "external",
-        Shape::External,
-        "hosts reach what this machine reaches, not another project's network",
-    ),
+    silent("external", Shape::External),
     not("internal", Shape::Bool, "hosts reach what this machine reaches"),
     honoured("ipam", Shape::Keys(IPAM)),
     not(
