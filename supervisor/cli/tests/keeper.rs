@@ -373,22 +373,24 @@ fn the_next_broker_needs_no_file_of_the_executable() {
 /// A port that a program closes is free for itself even without a broker.
 #[test]
 fn a_program_binds_its_port_again_while_there_is_no_broker() {
+    // A port of this test alone: a connection of another project that has just ended (TIME_WAIT) at the
+    // same address would refuse a bind without SO_REUSEADDR.
     let project = Project::new(
         "rebind",
-        r#"services: { web: { command: [python3, -u, "@dir@/rebind.py"], expose: ["8080"] } }"#,
+        r#"services: { web: { command: [python3, -u, "@dir@/rebind.py"], expose: ["8173"] } }"#,
     );
     common::need(&["python3"]);
     let program = r#"
 import os, socket, time
 s = socket.socket()
-s.bind(("0.0.0.0", 8080))
+s.bind(("0.0.0.0", 8173))
 s.listen()
 print("listening")
 while not os.path.exists("@dir@/go"):
     time.sleep(0.01)
 s.close()
 s = socket.socket()
-s.bind(("0.0.0.0", 8080))
+s.bind(("0.0.0.0", 8173))
 s.listen()
 print("again")
 c, _ = s.accept()
@@ -398,7 +400,7 @@ time.sleep(1000)
     std::fs::write(project.path("rebind.py"), project.expand(program)).unwrap();
     project.ok(&["up", "-d"]);
     project.ok(&["wake", "web"]);
-    let web = project.at("web", 8080);
+    let web = project.at("web", 8173);
     let (keeper, broker) = (project.keeper(), project.broker());
     stop(&project, keeper);
     project.kill(broker);
@@ -420,21 +422,22 @@ time.sleep(1000)
 /// listener, which then is the only socket at the port.
 #[test]
 fn a_bind_that_finds_the_broker_dead_waits_for_the_next() {
+    // A port of this test alone, as above.
     let project = Project::new(
         "rebind",
-        r#"services: { web: { command: [python3, -u, "@dir@/rebind.py"], expose: ["8080"] } }"#,
+        r#"services: { web: { command: [python3, -u, "@dir@/rebind.py"], expose: ["8174"] } }"#,
     );
     common::need(&["python3"]);
     let program = r#"
 import errno, os, socket, time
 first, second = socket.socket(socket.AF_INET6), socket.socket(socket.AF_INET6)
-first.bind(("::", 8080))
+first.bind(("::", 8174))
 first.listen()
 while not os.path.exists("@dir@/go"):
     time.sleep(0.01)
 first.close()
 try:
-    second.bind(("::", 8080))
+    second.bind(("::", 8174))
 except OSError as error:
     print("refused with", errno.errorcode[error.errno])
 else:
