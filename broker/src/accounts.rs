@@ -77,7 +77,13 @@ impl Account {
             EventKind::Suspend => Some((at_us, HostState::Suspended)),
             EventKind::Exit => Some((at_us, HostState::Imaginary)),
             EventKind::Fail => Some((at_us, HostState::Failed)),
-            EventKind::Tick | EventKind::Reclaim | EventKind::Unmet | EventKind::Oom | EventKind::Restart => None,
+            EventKind::Tick
+            | EventKind::Reclaim
+            | EventKind::Unmet
+            | EventKind::Oom
+            | EventKind::Restart
+            | EventKind::Healthy
+            | EventKind::Unhealthy => None,
         };
         self.wakes += u64::from(event.kind == EventKind::Wake);
         if let Some(usage) = event.usage {

@@ -11,12 +11,14 @@ mod down;
 mod ends;
 mod families;
 mod files;
+mod health;
 mod hello;
 mod keeper;
 mod lifetime;
 mod limited;
 mod lives;
 mod networks;
+mod order;
 mod power;
 mod project_record;
 mod reach;
@@ -41,9 +43,11 @@ use imsup_wire::Planes;
 use mio::{Events, Poll, Registry};
 
 use self::commands::Commands;
+use self::health::Checks;
 use self::keeper::KeeperQuestions;
 pub(crate) use self::lifetime::Lifetime;
 use self::lives::Lives;
+use self::order::Order;
 pub(crate) use self::project_record::ProjectRecord;
 use self::stop_groups::StopGroups;
 pub(crate) use self::strangers::Strangers;
@@ -101,6 +105,8 @@ pub(crate) struct Broker {
     record: ProjectRecord,
     strangers: Strangers,
     networks: SharedNetworks,
+    checks: Checks,
+    order: Order,
     keeper: KeeperQuestions,
 }
 
@@ -154,6 +160,8 @@ impl Broker {
             lifetime: parts.lifetime,
             strangers: parts.strangers,
             networks: parts.networks,
+            checks: Checks::default(),
+            order: Order::default(),
             resolvers: Resolvers::default(),
             commands: Commands::default(),
             lives: Lives::default(),
@@ -189,6 +197,7 @@ impl Broker {
                     Some(Source::Keeper) => self.keeper_spoke(),
                     Some(Source::Barrier(number)) => self.keeper_answered(number),
                     Some(Source::Zygote) => self.take_outcomes(),
+                    Some(Source::Check(number)) => self.check_spoke(number),
                     Some(Source::Networks) => self.networks_changed(),
                     Some(Source::Orphaned(number)) => self.command_is_gone(number),
                     Some(Source::LoopMessages) | None => {}
@@ -231,6 +240,7 @@ impl Broker {
         while let Some((due, timer)) = self.timers.take_due(now) {
             match timer {
                 Timer::Tick(id) => self.tick(id, due),
+                Timer::Check(id) => self.check_is_due(id, due),
                 Timer::Kill(instance) => self.kill(instance),
                 Timer::Missing(id) => self.missing(id),
                 Timer::Accept => self.accept(),

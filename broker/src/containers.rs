@@ -12,8 +12,9 @@ pub mod workers;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use imsup_compose::cluster::{Container, ContainerSource, HostSpec};
+use imsup_compose::cluster::{Container, ContainerSource, HealthCheck, HostSpec};
 use imsup_images::ImageConfig;
+use imsup_images::config::Healthcheck;
 use imsup_linux::root::accounts::{self, Accounts, NotInRoot};
 use imsup_wire::root::{Mount, MountSource};
 use imsup_wire::{Ids, RootSpec, Transport};
@@ -111,6 +112,7 @@ fn complete_with(
         let number = imsup_compose::signal(signal);
         program.stop_signal = number.ok_or_else(|| ContainerError::StopSignal(signal.clone()))?;
     }
+    host.health = health(host.health.take(), config.healthcheck.as_ref());
     let own = paths.roots().join(host.name.as_str());
     let (mounts, targets) = mounts(container, config, &own, paths, volumes);
     let one = one_id(program.user.as_deref(), config, image.layers)?;
@@ -136,6 +138,23 @@ fn complete_with(
     volumes.fill_from(&root, targets);
     program.root = Some(Box::new(root));
     Ok(retain(host, config))
+}
+
+/// The file's health check over the image's, value by value (moby, daemon/commit.go, merge).
+fn health(file: Option<HealthCheck>, image: Option<&Healthcheck>) -> Option<HealthCheck> {
+    let (mut health, image) = match (file, image) {
+        (file, None) => return file,
+        (file, Some(image)) => (file.unwrap_or_default(), image),
+    };
+    if health.test.is_empty() {
+        health.test.clone_from(&image.test);
+    }
+    health.interval = health.interval.or(image.interval);
+    health.timeout = health.timeout.or(image.timeout);
+    health.start_period = health.start_period.or(image.start_period);
+    health.start_interval = health.start_interval.or(image.start_interval);
+    health.retries = health.retries.or(image.retries);
+    Some(health)
 }
 
 /// `working_dir`, relative to the image's.

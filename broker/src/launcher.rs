@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use imsup_wire::{ExitStatus, HostName, ProgramSpec};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal};
 
 use crate::ids::InstanceId;
 
@@ -127,11 +127,17 @@ pub trait Launcher {
     fn due(&mut self) -> Option<Duration>;
 
     /// Starts `imsup` with these arguments, for the broker itself. The standard input is a
-    /// connection to the broker, and the process ends with this connection. Returns its pidfd.
+    /// connection to the broker, and the process ends with this connection. What it prints goes to
+    /// `output`, if given. Returns the process and its pidfd.
     ///
     /// # Errors
     /// pipe(2), clone(2), execve(2).
-    fn start_helper(&mut self, arguments: &[&OsStr], stdin: OwnedFd) -> io::Result<OwnedFd>;
+    fn start_helper(
+        &mut self,
+        arguments: &[&OsStr],
+        stdin: OwnedFd,
+        output: Option<OwnedFd>,
+    ) -> io::Result<(Pid, OwnedFd)>;
 
     /// An instance's supervisor is this process, says its connection or its file: a supervisor that
     /// this launcher did not start, or of whose start there is no outcome yet. Returns the

@@ -16,6 +16,7 @@ pub mod engine;
 mod error;
 pub mod events;
 mod files;
+mod health;
 mod helpers;
 mod history;
 mod holder;

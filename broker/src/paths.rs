@@ -151,6 +151,11 @@ impl Paths {
         self.state.join("up")
     }
 
+    /// The names of hosts that have done their work since `up`.
+    pub(crate) fn completed(&self) -> PathBuf {
+        self.state.join("completed")
+    }
+
     /// Leases of `imsup keep-awake`: the end of each host's lease, in microseconds since the Unix
     /// epoch.
     pub fn leases(&self) -> PathBuf {

@@ -232,7 +232,8 @@ fn is_recent(namespace: u32, latest: u32) -> bool {
 fn start(launcher: &mut dyn Launcher, project: &str, tell: impl Fn(Reply) + Send + 'static) -> io::Result<Running> {
     let (ours, theirs) = UnixStream::pair()?;
     ours.set_read_timeout(Some(TIMEOUT))?;
-    let process = launcher.start_helper(&["resolvers", "--project", project].map(OsStr::new), theirs.into())?;
+    let arguments = ["resolvers", "--project", project].map(OsStr::new);
+    let (_, process) = launcher.start_helper(&arguments, theirs.into(), None)?;
     let (requests, asked) = crossbeam_channel::unbounded();
     let channel = Channel::accepted(ours);
     // Without the thread the process ends by itself: the other end of its connection is closed.

@@ -206,6 +206,7 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
         strangers: Strangers::new(trust),
         networks,
     });
+    broker.recall_completed();
     broker.expect_adoptable();
     broker.take_all_restored();
     broker.retain_all(&imsup_exe, follows)?;

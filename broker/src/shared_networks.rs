@@ -181,7 +181,7 @@ pub(crate) fn leave(paths: &Paths) -> io::Result<()> {
         return Ok(());
     };
     let entries = match fs::read_dir(paths.networks()) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(()),
         entries => entries?,
     };
     for entry in entries {

@@ -34,6 +34,8 @@ pub(crate) fn host(name: &str) -> HostSpec {
         published: Vec::new(),
         restart: None,
         dependencies: Vec::new(),
+        prerequisites: Vec::new(),
+        health: None,
         labels: BTreeMap::new(),
         imsup: Settings::default(),
     }

@@ -34,6 +34,8 @@ pub(crate) enum Source {
     Zygote,
     /// The networks that the project shares with others.
     Networks,
+    /// A check of a host's health.
+    Check(u32),
     /// The pidfd of a command's supervisor that has hung up.
     Orphaned(u32),
 }
@@ -60,6 +62,7 @@ impl From<Source> for Token {
             Source::Zygote => (9, 0),
             Source::Orphaned(number) => (10, u64::from(number) << 32),
             Source::Networks => (11, 0),
+            Source::Check(number) => (12, u64::from(number) << 32),
         };
         assert_eq!(value & KIND_MASK, 0, "descriptors are fewer than 2^28");
         Self((value | kind << KIND_SHIFT) as usize)
@@ -85,6 +88,7 @@ impl Source {
             9 => Self::Zygote,
             10 => Self::Orphaned(number),
             11 => Self::Networks,
+            12 => Self::Check(number),
             _ => return None,
         })
     }
@@ -115,6 +119,7 @@ mod tests {
                 Source::Zygote,
                 Source::Orphaned(u32::MAX),
                 Source::Networks,
+                Source::Check(u32::MAX),
             ];
             for source in sources {
                 assert_eq!(Source::of(source.into()), Some(source));

@@ -44,6 +44,11 @@ pub enum EventKind {
     /// The program ended without an order, and the host will boot again (`restart`); the duration
     /// is the delay.
     Restart,
+    /// A check of the host's health has succeeded for the first time since its boot; the duration
+    /// is from the boot.
+    Healthy,
+    /// Checks of the host's health have failed too long; the detail has the last failure.
+    Unhealthy,
 }
 
 impl fmt::Display for EventKind {
@@ -62,6 +67,8 @@ impl fmt::Display for EventKind {
             Self::Unmet => "unmet",
             Self::Oom => "oom",
             Self::Restart => "restart",
+            Self::Healthy => "healthy",
+            Self::Unhealthy => "unhealthy",
         })
     }
 }

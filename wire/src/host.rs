@@ -94,6 +94,8 @@ pub enum HostState {
     Suspended,
     /// Its program could not be started, and will be tried again on the next signal after a delay.
     Failed,
+    /// No process runs: the program has done its work, for which other hosts wait.
+    Completed,
 }
 
 impl fmt::Display for HostState {
@@ -104,6 +106,29 @@ impl fmt::Display for HostState {
             Self::Running => "running",
             Self::Suspended => "suspended",
             Self::Failed => "failed",
+            Self::Completed => "completed",
+        })
+    }
+}
+
+/// What checks of a running host's health say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Health {
+    /// No check has succeeded yet.
+    Starting,
+    /// A check has succeeded since the boot.
+    Healthy,
+    /// Checks have failed too long.
+    Unhealthy,
+}
+
+impl fmt::Display for Health {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Starting => "starting",
+            Self::Healthy => "healthy",
+            Self::Unhealthy => "unhealthy",
         })
     }
 }
@@ -198,6 +223,8 @@ pub struct HostStatus {
     /// True for a host of the cluster file, false for a host that `imsup run` made for the time of
     /// a command.
     pub declared: bool,
+    /// What the checks of its health say; `None` if it does not run, or has none.
+    pub health: Option<Health>,
 }
 
 #[cfg(test)]

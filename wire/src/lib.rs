@@ -20,7 +20,7 @@ pub use address::{Endpoint, Index, Place, Plane, Planes, Transport};
 pub use cause::CauseKind;
 pub use event::{Cause, Event, EventKind};
 pub use failure::{ErrorKind, Failure};
-pub use host::{ExitStatus, HostName, HostState, HostStatus, PublishedPort};
+pub use host::{ExitStatus, Health, HostName, HostState, HostStatus, PublishedPort};
 pub use limits::Limits;
 pub use program::{LogBound, ProgramSpec};
 pub use restart::{Restart, RestartCondition};

@@ -60,10 +60,66 @@ pub struct HostSpec {
     /// The host's dependencies (`depends_on`), which boot together with the host; empty without
     /// `boot_dependencies`.
     pub dependencies: Vec<HostName>,
+    /// What other hosts have to be before this host's program starts (`depends_on`).
+    pub prerequisites: Vec<Prerequisite>,
+    /// `healthcheck`; completed by the image's once the image is known.
+    pub health: Option<HealthCheck>,
     /// `labels`.
     pub labels: BTreeMap<String, String>,
     /// `x-imsup`, the service's over the file's.
     pub imsup: Settings,
+}
+
+/// What another host has to be before a host's program starts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Prerequisite {
+    /// The other host.
+    pub host: HostName,
+    /// What it has to be.
+    pub condition: Condition,
+    /// True if the host does not start without it.
+    pub is_required: bool,
+}
+
+/// See [`Prerequisite`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Condition {
+    /// Its health check has succeeded since its boot (`service_healthy`).
+    Healthy,
+    /// Its program has ended with status 0 since `up` (`service_completed_successfully`).
+    Completed,
+}
+
+/// A check of a host's health. What is `None` has docker's default.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthCheck {
+    /// `CMD` and words, `CMD-SHELL` and a text, or `NONE`; empty if only the image says what is
+    /// checked.
+    pub test: Vec<String>,
+    /// The time between two checks.
+    pub interval: Option<Duration>,
+    /// The time that a check may take.
+    pub timeout: Option<Duration>,
+    /// How long failures do not count after the boot.
+    pub start_period: Option<Duration>,
+    /// The time between two checks within the start period.
+    pub start_interval: Option<Duration>,
+    /// How many failures in a row make the host unhealthy.
+    pub retries: Option<u32>,
+}
+
+impl HealthCheck {
+    /// The command of a check; `None` if nothing is checked.
+    pub fn command(&self) -> Option<Vec<String>> {
+        match self.test.split_first() {
+            Some((kind, words)) if kind == "CMD" && !words.is_empty() => Some(words.to_vec()),
+            Some((kind, words)) if kind == "CMD-SHELL" && !words.is_empty() => {
+                let shell = ["/bin/sh", "-c"].map(str::to_owned);
+                Some(shell.into_iter().chain([words.join(" ")]).collect())
+            }
+            _ => None,
+        }
+    }
 }
 
 /// One entry of `ports`.

@@ -1,8 +1,9 @@
-//! `depends_on` and `links`: the named services must exist, but there is no order, since connecting
-//! boots the needed hosts. Only `boot_dependencies` makes a host's boot also boot the host's
-//! dependencies.
+//! `depends_on` and `links`: the named services must exist. There is an order only where a condition
+//! asks for it, since connecting boots the needed hosts; `boot_dependencies` makes a host's boot also
+//! boot the host's dependencies.
 
 use std::collections::BTreeSet;
+use std::rc::Rc;
 
 use imsup_wire::HostName;
 
@@ -12,10 +13,19 @@ use super::problem::Problem;
 use super::read::{Path, map, text, texts};
 use super::service::Builder;
 use super::tree::Node;
+use crate::cluster::{Condition, Prerequisite};
+
+/// A service that another depends on.
+pub(super) struct Dependency {
+    pub service: Rc<str>,
+    /// What the service has to be before; `None` if it may come at any time.
+    pub condition: Option<Condition>,
+    pub is_required: bool,
+}
 
 impl Builder<'_> {
     /// `depends_on`: the named services.
-    pub fn depends_on(&mut self, node: &Node, path: &Path<'_>, service: &str) -> Result<Vec<String>, Fault> {
+    pub fn depends_on(&mut self, node: &Node, path: &Path<'_>, service: &str) -> Result<Vec<Dependency>, Fault> {
         let Some(value) = node.get("depends_on") else {
             return Ok(Vec::new());
         };
@@ -25,49 +35,36 @@ impl Builder<'_> {
             let (path, dependency) = (path.key(name), &entry.node);
             map(dependency, &path)?;
             self.dependency(name, dependency, &path, service)?;
-            self.condition(dependency, &path)?;
-            named.push(name.to_string());
+            named.push(Dependency {
+                service: name.clone(),
+                condition: condition(dependency, &path)?,
+                is_required: dependency.get_text("required") != Some("false"),
+            });
         }
         Ok(named)
     }
 
-    /// Gives the hosts of services with `boot_dependencies` all dependencies, now that all hosts
-    /// are known.
+    /// Gives hosts what they depend on, now that all hosts are known.
     pub fn resolve_dependencies(&mut self) {
-        for (hosts, services) in std::mem::take(&mut self.dependent) {
-            let of = |service: &String| self.made.get(service.as_str()).cloned().into_iter().flatten();
-            let names = services.iter().flat_map(of).map(|host| self.hosts[host].name.clone());
-            let names: Vec<HostName> = names.collect();
-            for host in hosts {
-                self.hosts[host].dependencies.clone_from(&names);
-            }
-        }
-    }
-
-    fn condition(&mut self, dependency: &Node, path: &Path<'_>) -> Result<(), Fault> {
-        let Some(value) = dependency.get("condition") else {
-            return Err(Fault::new(dependency.at, path, Problem::Missing("condition")));
-        };
-        let path = path.key("condition");
-        match text(value, &path)? {
-            "service_started" | "service_healthy" => Ok(()),
-            "service_completed_successfully" => {
-                self.notices.push(Notice {
-                    kind: WarningKind::NotHonoured,
-                    at: value.at,
-                    path: path.to_string(),
-                    message: "'service_completed_successfully' is not honoured: hosts boot when they are needed and \
-                              wait for no other to end"
-                        .to_owned(),
+        for dependent in std::mem::take(&mut self.dependent) {
+            let of = |dependency: &Dependency| self.made.get(&dependency.service).cloned().into_iter().flatten();
+            let name = |host: usize| self.hosts[host].name.clone();
+            let names = dependent.dependencies.iter().filter(|_| dependent.boots).flat_map(of);
+            let names: Vec<HostName> = names.map(name).collect();
+            let prerequisites = dependent.dependencies.iter().flat_map(|dependency| {
+                let all = dependency.condition.map(|condition| {
+                    of(dependency).map(move |host| Prerequisite {
+                        host: name(host),
+                        condition,
+                        is_required: dependency.is_required,
+                    })
                 });
-                Ok(())
-            }
-            other => {
-                let problem = Problem::Word {
-                    expected: "service_started, service_healthy or service_completed_successfully",
-                    found: other.to_owned(),
-                };
-                Err(Fault::new(value.at, path, problem))
+                all.into_iter().flatten()
+            });
+            let prerequisites: Vec<Prerequisite> = prerequisites.collect();
+            for host in dependent.hosts {
+                self.hosts[host].dependencies.clone_from(&names);
+                self.hosts[host].prerequisites.clone_from(&prerequisites);
             }
         }
     }
@@ -118,5 +115,24 @@ impl Builder<'_> {
             }
         }
         Ok(())
+    }
+}
+
+fn condition(dependency: &Node, path: &Path<'_>) -> Result<Option<Condition>, Fault> {
+    let Some(value) = dependency.get("condition") else {
+        return Err(Fault::new(dependency.at, path, Problem::Missing("condition")));
+    };
+    let path = path.key("condition");
+    match text(value, &path)? {
+        "service_started" => Ok(None),
+        "service_healthy" => Ok(Some(Condition::Healthy)),
+        "service_completed_successfully" => Ok(Some(Condition::Completed)),
+        other => {
+            let problem = Problem::Word {
+                expected: "service_started, service_healthy or service_completed_successfully",
+                found: other.to_owned(),
+            };
+            Err(Fault::new(value.at, path, problem))
+        }
     }
 }

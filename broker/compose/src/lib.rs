@@ -23,6 +23,7 @@ mod error;
 mod files;
 mod find;
 mod finish;
+mod health;
 mod hostnames;
 mod images;
 mod interpolate;

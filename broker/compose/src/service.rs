@@ -13,6 +13,7 @@ use super::check::{Claim, Claims};
 use super::command::command;
 use super::conflict::{Conflict, MAX_ENVIRONMENT_BYTES, MAX_HOSTS, MAX_PORTS};
 use super::container::{self, Container, Unhonoured};
+use super::dependencies::Dependency;
 use super::error::{Fault, Notice, WarningKind};
 use super::hostnames::{MAX_REPORTED, askable, is_reportable};
 use super::ipam::Pinned;
@@ -23,7 +24,7 @@ use super::problem::Problem;
 use super::read::{Path, map, number, text};
 use super::tree::{Entry, Map, Node};
 use super::variables::Environment;
-use super::{duration, limits, logging, publish, restart, settings, user};
+use super::{duration, health, limits, logging, publish, restart, settings, user};
 use crate::cluster::{HostSpec, ProgramSpec, Publish, Settings};
 use crate::subnet::Subnet;
 
@@ -59,8 +60,17 @@ pub(super) struct Builder<'a> {
     pub model: Option<&'a Model>,
     /// The variables of the caller.
     pub variables: &'a Environment<'a>,
-    /// Hosts with `boot_dependencies`, and the services they depend on.
-    pub dependent: Vec<(Range<usize>, Vec<String>)>,
+    /// The hosts of services with `depends_on`.
+    pub dependent: Vec<Dependent>,
+}
+
+/// The hosts of a service with `depends_on`.
+pub(super) struct Dependent {
+    /// Their range in [`Builder::hosts`].
+    pub hosts: Range<usize>,
+    /// True with `boot_dependencies`.
+    pub boots: bool,
+    pub dependencies: Vec<Dependency>,
 }
 
 impl Builder<'_> {
@@ -107,6 +117,8 @@ impl Builder<'_> {
             published: Vec::new(),
             restart: restart::read(node, &path)?,
             dependencies: Vec::new(),
+            prerequisites: Vec::new(),
+            health: health::read(node, &path)?,
             labels: labels(node, &path)?,
             imsup: settings::of_service(node.get("x-imsup"), &path.key("x-imsup"), self.defaults)?,
         };
@@ -121,7 +133,11 @@ impl Builder<'_> {
         refuse_shared(node, &path, replicas, &networks)?;
         self.check_totals(&template, replicas, node, &path)?;
         let first = self.hosts.len();
-        let boots = template.imsup.boot_dependencies;
+        let dependent = Dependent {
+            hosts: first..first + replicas as usize,
+            boots: template.imsup.boot_dependencies,
+            dependencies,
+        };
         for (index, mut host) in (0..replicas).zip(std::iter::repeat_n(template, replicas as usize)) {
             host.published = self.publish(&mappings, replicas, name, node, &path)?;
             if replicas > 1 {
@@ -130,8 +146,8 @@ impl Builder<'_> {
             self.hosts.push(host);
         }
         self.made.insert(name.clone(), first..self.hosts.len());
-        if boots && !dependencies.is_empty() {
-            self.dependent.push((first..self.hosts.len(), dependencies));
+        if !dependent.dependencies.is_empty() {
+            self.dependent.push(dependent);
         }
         Ok(())
     }

@@ -17,14 +17,14 @@ impl Broker {
     pub(super) fn awake(&self, id: HostId) -> Awake {
         Awake {
             lease: self.leases.left(self.name_of(id), &self.clock),
-            commands: self.commands.count(id),
+            commands: self.commands.count(id) + u32::from(self.awaits_health(id)),
             awaited: self.hosts[id].life().awaited(),
         }
     }
 
     /// Tells a host's supervisor the new reasons to keep the host awake. A supervisor that has not
     /// introduced itself is told in the welcome.
-    fn tell_awake(&mut self, id: HostId) {
+    pub(super) fn tell_awake(&mut self, id: HostId) {
         let session = self.hosts.get(id).and_then(Host::session);
         if let Some(session) = session {
             let awake = self.awake(id);

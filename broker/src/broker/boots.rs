@@ -23,11 +23,15 @@ impl Broker {
         self.timers.after(PREPARE_AFTER, Timer::Prepare);
     }
 
-    /// Starts a host's supervisor, which then connects.
+    /// Starts a host's supervisor, which then connects, once the hosts that it needs are ready.
     pub(super) fn boot(&mut self, id: HostId) {
-        if !self.is_declared(id) {
-            return;
+        if self.is_declared(id) && !self.holds_back(id) {
+            self.launch_now(id);
         }
+    }
+
+    /// Starts a host's supervisor, whatever the host needs.
+    pub(super) fn launch_now(&mut self, id: HostId) {
         let boot = new_token();
         let instance = self.install(id, Instance::launched(boot), None);
         self.launch(id, instance, boot, false);

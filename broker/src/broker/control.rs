@@ -374,7 +374,10 @@ impl Broker {
         HostStatus {
             name: host.name(&self.cluster).clone(),
             address: self.planes.vip(host.index()),
-            state: host.life().state(),
+            state: match host.life().state() {
+                HostState::Imaginary if self.order.has_completed(id) => HostState::Completed,
+                state => state,
+            },
             pid: instance.and_then(Instance::program),
             ports,
             published: host.published().to_vec(),
@@ -387,6 +390,7 @@ impl Broker {
             detail: self.absent_detail(id).or_else(|| self.unmet(id)),
             command: host.command(&self.cluster),
             declared: self.is_declared(id),
+            health: self.checks.verdict(id),
         }
     }
 }

@@ -96,6 +96,9 @@ fn after_hang_up(instance: &Instance, standing: Standing, is_going_down: bool) -
 impl Broker {
     /// Ends a host's program through the supervisor.
     pub(super) fn stop(&mut self, id: HostId) {
+        if self.stop_held(id) {
+            return;
+        }
         let host = &mut self.hosts[id];
         let (signal, grace) = host
             .spec(&self.cluster)

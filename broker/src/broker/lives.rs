@@ -5,7 +5,7 @@ mod queue;
 use std::time::Instant;
 
 use imsup_lifecycle::{Action, Answer, Input, WaiterId};
-use imsup_wire::EventKind;
+use imsup_wire::{EventKind, HostState};
 
 use super::Broker;
 use super::recording::is_caused;
@@ -26,6 +26,9 @@ impl Broker {
         while let Some((id, input)) = self.lives.next_input() {
             if self.hosts.get(id).is_some() {
                 let ended = matches!(input, Input::Ended { .. });
+                if let Input::Ended { status, .. } = input {
+                    self.note_completion(id, status);
+                }
                 self.step(id, input);
                 if ended && !self.is_declared(id) {
                     self.remove_transient(id);
@@ -37,7 +40,7 @@ impl Broker {
     fn step(&mut self, id: HostId, input: Input) {
         let (now, time_us) = (Instant::now(), now_us());
         let host = &mut self.hosts[id];
-        let was_absent = host.life().absent();
+        let (was_absent, before) = (host.life().absent(), host.life().state());
         let actions = host.step(input, now, || self.clock.of_wall(time_us));
         let (mut emitted, mut unmet) = (Vec::new(), Vec::new());
         for action in actions {
@@ -79,6 +82,11 @@ impl Broker {
         if allocated {
             self.boot_dependencies(id);
         }
+        self.follow_health(id);
+        if before != HostState::Suspended && self.awaits_health(id) {
+            self.wake_needed(id);
+        }
+        self.prerequisite_changed(id);
         self.schedule(id, now);
     }
 

@@ -141,7 +141,10 @@ impl Broker {
                 detail: self.what_boots(id),
             },
             (false, true) => started("its supervisor outlived the last broker, and has not come back to this one"),
-            (false, false) => started("its program is being started"),
+            (false, false) => match self.awaited_hosts(id) {
+                Some(awaited) => started(&format!("its program is not started yet: it {awaited}")),
+                None => started("its program is being started"),
+            },
         };
         self.gather(number, id, why);
     }

@@ -11,6 +11,8 @@ use crate::ids::{HostId, InstanceId};
 pub(super) enum Timer {
     /// The host's life has a deadline.
     Tick(HostId),
+    /// A check of the host's health is due, or has had its time.
+    Check(HostId),
     /// The grace period of an instance's program is over.
     Kill(InstanceId),
     /// The time for a supervisor that outlived the last broker to come back is over.

@@ -104,6 +104,9 @@ impl Broker {
     /// `listens on 9000/tcp, not on 8000/tcp, which the compose file declares`; `None` if the
     /// program listens at all of these endpoints.
     fn words_for(&self, id: HostId, endpoints: &[Endpoint]) -> Option<String> {
+        if let Some(awaited) = self.awaited_hosts(id) {
+            return Some(awaited);
+        }
         let listening = self.listening(id);
         let missing = endpoints.iter().filter(|endpoint| !listening.contains(endpoint));
         let (inside, elsewhere): (Vec<Endpoint>, Vec<Endpoint>) =

@@ -1,4 +1,5 @@
 use std::fs;
+use std::time::Duration;
 
 use imsup_compose::cluster::ContainerMount;
 use imsup_wire::root::HostPath;
@@ -82,6 +83,35 @@ fn the_file_is_over_the_image() {
     assert_eq!(program.user.as_deref(), Some("1"));
     assert_eq!(program.stop_signal, 3);
     assert_eq!(host.expose, [(Transport::Tcp, 80), (Transport::Tcp, 8080)]);
+}
+
+#[test]
+fn the_files_health_check_is_over_the_images_value_by_value() {
+    let seconds = |count| Some(Duration::from_secs(count));
+    let of_image = Healthcheck {
+        test: vec!["CMD".to_owned(), "ready".to_owned()],
+        interval: seconds(7),
+        retries: Some(9),
+        ..Healthcheck::default()
+    };
+    let of_file = |test: &[&str]| HealthCheck {
+        test: test.iter().map(|word| (*word).to_owned()).collect(),
+        interval: seconds(1),
+        ..HealthCheck::default()
+    };
+    assert_eq!(health(None, None), None);
+    let own = health(Some(of_file(&["CMD-SHELL", "true"])), Some(&of_image)).unwrap();
+    assert_eq!(own.command().unwrap(), ["/bin/sh", "-c", "true"]);
+    assert_eq!((own.interval, own.retries), (seconds(1), Some(9)));
+    let images = health(Some(of_file(&[])), Some(&of_image)).unwrap();
+    assert_eq!(
+        (images.command().unwrap(), images.interval),
+        (vec!["ready".to_owned()], seconds(1))
+    );
+    assert_eq!(
+        health(Some(of_file(&["NONE"])), Some(&of_image)).unwrap().command(),
+        None
+    );
 }
 
 #[test]

@@ -52,7 +52,7 @@ impl Link {
             arguments.extend(["--nofile".into(), limit.to_string().into()]);
         }
         let arguments: Vec<&std::ffi::OsStr> = arguments.iter().map(AsRef::as_ref).collect();
-        let process = launcher.start_helper(&arguments, theirs)?;
+        let (_, process) = launcher.start_helper(&arguments, theirs, None)?;
         Ok(Self {
             socket: ours,
             process: Some(process),

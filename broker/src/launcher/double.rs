@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use imsup_wire::ExitStatus;
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal};
 use slotmap::SecondaryMap;
 
 use super::{Launch, LaunchEvent, Launcher, Leftovers, Outcome, Standing};
@@ -94,7 +94,12 @@ impl Launcher for LauncherDouble {
         None
     }
 
-    fn start_helper(&mut self, _arguments: &[&OsStr], _stdin: OwnedFd) -> io::Result<OwnedFd> {
+    fn start_helper(
+        &mut self,
+        _arguments: &[&OsStr],
+        _stdin: OwnedFd,
+        _output: Option<OwnedFd>,
+    ) -> io::Result<(Pid, OwnedFd)> {
         Err(io::ErrorKind::Unsupported.into())
     }
 

@@ -16,7 +16,7 @@ use mio::Registry;
 use parking_lot::Mutex;
 use rustix::fs::{MemfdFlags, OFlags};
 use rustix::io::Errno;
-use rustix::process::{Signal, WaitOptions, WaitStatus, pidfd_send_signal};
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, pidfd_send_signal};
 
 use crate::own_program;
 
@@ -279,20 +279,29 @@ impl Launcher for ProcessLauncher {
         self.zygote.due()
     }
 
-    fn start_helper(&mut self, arguments: &[&OsStr], stdin: OwnedFd) -> io::Result<OwnedFd> {
+    fn start_helper(
+        &mut self,
+        arguments: &[&OsStr],
+        stdin: OwnedFd,
+        output: Option<OwnedFd>,
+    ) -> io::Result<(Pid, OwnedFd)> {
+        let (stdout, stderr) = match output {
+            Some(output) => (Stdio::from(output.try_clone()?), Stdio::from(output)),
+            None => (Stdio::null(), Stdio::null()),
+        };
         // Held while the child is made, as for a supervisor.
         let mut children = self.children.lock();
         let child = own_program::command(&self.executable)
             .args(arguments)
             .env_remove("NOTIFY_SOCKET")
             .stdin(stdin)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stdout(stdout)
+            .stderr(stderr)
             .spawn()?;
-        let pid = child.id();
+        let pid = Pid::from_child(&child);
         let process = pidfd_of(child)?;
-        children.supervisors.insert(pid);
-        Ok(process)
+        children.supervisors.insert(pid.as_raw_pid().unsigned_abs());
+        Ok((pid, process))
     }
 
     fn adopt(&mut self, instance: InstanceId, pid: u32) -> Vec<PathBuf> {

@@ -105,6 +105,8 @@ fn host(line: &str) -> HostSpec {
         published: Vec::new(),
         restart: None,
         dependencies: Vec::new(),
+        prerequisites: Vec::new(),
+        health: None,
         labels: BTreeMap::new(),
         imsup: Settings::default(),
     };

@@ -113,7 +113,9 @@ impl<'a> Growing<'a> {
             | EventKind::Reclaim
             | EventKind::Unmet
             | EventKind::Oom
-            | EventKind::Restart => {}
+            | EventKind::Restart
+            | EventKind::Healthy
+            | EventKind::Unhealthy => {}
         }
     }
 

@@ -3,10 +3,13 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
-use imsup_compose::cluster::Cluster;
+use anyhow::{Result, anyhow, bail};
+use imsup_compose::cluster::{Cluster, Condition};
 use imsup_compose::{self as compose, LoadOptions};
 
+use imsup_wire::HostName;
+
+use super::failure::hinted;
 use super::project::ProjectAndFileArgs;
 use super::{containers, limits};
 
@@ -57,6 +60,7 @@ impl ClusterArgs {
     pub fn load_to_serve(&self, mut warn: impl FnMut(&str) -> Result<()>) -> Result<Cluster> {
         let mut cluster = self.load(&mut warn)?;
         containers::prepare(&mut cluster, &mut warn)?;
+        check_health(&cluster)?;
         limits::prepare(&cluster, self.strict, warn)?;
         Ok(cluster)
     }
@@ -91,6 +95,38 @@ impl ClusterArgs {
         }
         arguments
     }
+}
+
+/// Checks the kinds of health checks, and that whoever is waited for to be healthy has one, the image's
+/// included.
+fn check_health(cluster: &Cluster) -> Result<()> {
+    for host in &cluster.hosts {
+        let kind = host.health.as_ref().and_then(|health| health.test.first());
+        if let Some(kind) = kind.filter(|kind| !["CMD", "CMD-SHELL", "NONE"].contains(&kind.as_str())) {
+            let name = &host.name;
+            bail!("host '{name}': its healthcheck's test begins with '{kind}': write CMD, CMD-SHELL or NONE there");
+        }
+    }
+    let is_checked = |name: &HostName| {
+        let mut hosts = cluster.hosts.iter();
+        let host = hosts.find(|host| host.name == *name);
+        host.is_none_or(|host| host.health.as_ref().is_some_and(|health| health.command().is_some()))
+    };
+    for host in &cluster.hosts {
+        let healthy = host
+            .prerequisites
+            .iter()
+            .filter(|one| one.condition == Condition::Healthy);
+        if let Some(unchecked) = healthy.map(|one| &one.host).find(|name| !is_checked(name)) {
+            let error = anyhow!(
+                "host '{}' waits for '{unchecked}' to be healthy, and no check says when it is",
+                host.name
+            );
+            let hint = format!("give '{unchecked}' a `healthcheck`, or wait with `condition: service_started`");
+            return Err(hinted(error, hint));
+        }
+    }
+    Ok(())
 }
 
 /// A cluster without hosts, for `imsup run` without a compose file.

@@ -44,7 +44,10 @@ pub fn run(args: Args) -> Result<ExitCode> {
 }
 
 /// The host's process, and what it was started with.
-fn program(project: &Project, host: &HostName) -> Result<(u32, Option<ProgramSpec>)> {
+///
+/// # Errors
+/// The host does not run, or as [`connection::ask`].
+pub fn program(project: &Project, host: &HostName) -> Result<(u32, Option<ProgramSpec>)> {
     let request = Request::Program { host: host.clone() };
     for answer in connection::ask(project, request)? {
         if let Response::Program { pid, spec } = answer? {
@@ -55,7 +58,7 @@ fn program(project: &Project, host: &HostName) -> Result<(u32, Option<ProgramSpe
 }
 
 /// A command beside the program of an image has the program's root, and what is not said otherwise.
-fn join(spec: &mut ProgramSpec, of_host: ProgramSpec) {
+pub fn join(spec: &mut ProgramSpec, of_host: ProgramSpec) {
     let mut environment = of_host.environment;
     environment.extend(std::mem::take(&mut *spec.environment));
     spec.environment = environment;

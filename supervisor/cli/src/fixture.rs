@@ -22,6 +22,7 @@ pub fn host(name: &str, low: u8) -> HostStatus {
         detail: None,
         command: vec!["server".to_owned()],
         declared: true,
+        health: None,
     }
 }
 

@@ -2,10 +2,12 @@
 //! together.
 #![forbid(unsafe_code)]
 
+mod await_started;
 mod background;
 mod broker;
 mod caller;
 mod cascade;
+mod check;
 mod cluster;
 mod compose;
 mod config;
@@ -107,6 +109,8 @@ enum Verb {
     Resolve(names::ResolveArgs),
     Broker(broker::Args),
     #[command(hide = true)]
+    Check(check::Args),
+    #[command(hide = true)]
     Puller(puller::Args),
     #[command(hide = true)]
     Remover(remover::Args),
@@ -181,6 +185,7 @@ fn dispatch(verb: Verb) -> Result<ExitCode> {
         Verb::Doctor(args) => doctor::run(&args)?,
         Verb::Hosts(args) => names::hosts(&args)?,
         Verb::Resolve(args) => names::resolve(&args)?,
+        Verb::Check(args) => return check::run(args),
         Verb::Puller(args) => puller::run(&args)?,
         Verb::Remover(args) => remover::run(&args)?,
         Verb::Broker(args) => return broker::run(&args),

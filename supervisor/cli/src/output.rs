@@ -97,6 +97,7 @@ pub fn state_style(state: HostState) -> Style {
         HostState::Running => GREEN,
         HostState::Suspended => CYAN,
         HostState::Failed => RED,
+        HostState::Completed => GREEN,
     }
 }
 
@@ -105,9 +106,9 @@ pub fn event_style(kind: EventKind) -> Style {
     match kind {
         EventKind::Allocate | EventKind::Restart => CYAN,
         EventKind::Boot => YELLOW,
-        EventKind::Ready => GREEN,
+        EventKind::Ready | EventKind::Healthy => GREEN,
         EventKind::Exit => DIM,
-        EventKind::Fail | EventKind::Unmet | EventKind::Oom => RED,
+        EventKind::Fail | EventKind::Unmet | EventKind::Oom | EventKind::Unhealthy => RED,
         EventKind::Suspend | EventKind::Tick | EventKind::Reclaim | EventKind::Terminate => DIM,
         EventKind::Wake => CYAN,
     }

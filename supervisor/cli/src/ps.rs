@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::SystemTime;
 
 use anyhow::Result;
-use imsup_wire::{Endpoint, HostState, HostStatus, Transport};
+use imsup_wire::{Endpoint, Health, HostState, HostStatus, Transport};
 use serde::Serialize;
 
 use super::connection;
@@ -70,7 +70,7 @@ pub fn table(hosts: &[HostStatus], now: SystemTime) -> Table {
         table.row([
             (host.name.to_string(), None),
             (host.address.to_string(), None),
-            (host.state.to_string(), Some(state_style(host.state))),
+            (state_text(host), Some(state_style(host.state))),
             (host.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string()), None),
             (ports_text(host), None),
             (host.boots.to_string(), None),
@@ -84,6 +84,14 @@ pub fn table(hosts: &[HostStatus], now: SystemTime) -> Table {
         ]);
     }
     table
+}
+
+/// The state, with the health where checks tell it: `running (healthy)`, as docker shows it.
+fn state_text(host: &HostStatus) -> String {
+    match host.health {
+        Some(health) => format!("{} ({health})", host.state),
+        None => host.state.to_string(),
+    }
 }
 
 /// One host as JSON.
@@ -102,6 +110,7 @@ struct Row<'a> {
     detail: Option<&'a str>,
     command: &'a [String],
     declared: bool,
+    health: Option<Health>,
 }
 
 /// A port of the machine as JSON.
@@ -136,6 +145,7 @@ impl<'a> Row<'a> {
             detail: host.detail.as_deref(),
             command: &host.command,
             declared: host.declared,
+            health: host.health,
         }
     }
 }
@@ -241,6 +251,7 @@ mod tests {
         let mut asleep = web();
         asleep.state = HostState::Suspended;
         asleep.next_deadline_us = Some(13_800_000);
+        asleep.health = Some(Health::Healthy);
         assert_eq!(
             serde_json::to_string(&Row::of(&asleep)).unwrap(),
             concat!(
@@ -248,7 +259,7 @@ mod tests {
                 r#""ports":["53/udp","80/tcp","localhost:6379/tcp"],"#,
                 r#""published":[{"machine":"0.0.0.0:8080","port":80,"transport":"tcp"}],"boots":0,"wakes":0,"#,
                 r#""since":"1970-01-01T00:00:01.000000Z","next_deadline":"1970-01-01T00:00:13.800000Z","#,
-                r#""detail":null,"command":["server"],"declared":true}"#
+                r#""detail":null,"command":["server"],"declared":true,"health":"healthy"}"#
             )
         );
     }

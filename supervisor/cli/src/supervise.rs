@@ -52,7 +52,7 @@ pub fn run(program: &ProgramSpec, assignment: &Assignment) -> Result<ExitCode> {
 }
 
 /// The status as the kernel keeps it: its lowest eight bits.
-fn status_byte(status: ExitStatus) -> u8 {
+pub fn status_byte(status: ExitStatus) -> u8 {
     status.shell_code().to_le_bytes()[0]
 }
 

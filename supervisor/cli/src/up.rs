@@ -1,10 +1,12 @@
 //! `imsup up`: makes every host of a compose file exist.
 
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use imsup_wire::{Event, HostName, HostState, HostStatus};
 
+use super::await_started::await_started;
 use super::background;
 use super::broker;
 use super::cluster::ClusterArgs;
@@ -26,6 +28,12 @@ pub struct Args {
     /// Return when the hosts exist, and leave the broker in the background
     #[arg(short, long)]
     detach: bool,
+    /// Return when what starts with `up` runs, is healthy or has completed; implies -d
+    #[arg(long)]
+    wait: bool,
+    /// How long to wait
+    #[arg(long, value_name = "SECONDS", requires = "wait")]
+    wait_timeout: Option<u64>,
 }
 
 /// Runs the verb.
@@ -33,7 +41,7 @@ pub struct Args {
 /// # Errors
 /// The compose file, the machine, or a broker that runs already is in the way.
 pub fn run(args: &Args) -> Result<()> {
-    if args.detach {
+    if args.detach || args.wait {
         return in_background(args);
     }
     in_foreground(args)
@@ -41,7 +49,11 @@ pub fn run(args: &Args) -> Result<()> {
 
 fn in_background(args: &Args) -> Result<()> {
     let project = Project::named(background::start_at_last(&args.cluster.to_arguments())?);
-    introduce(&project)
+    introduce(&project)?;
+    match args.wait {
+        true => await_started(&project, args.wait_timeout.map(Duration::from_secs)),
+        false => Ok(()),
+    }
 }
 
 /// Runs the broker, and shows events and the output of programs, until Ctrl-C takes the project

@@ -112,8 +112,9 @@ fn an_image_boots_with_its_first_connection_sleeps_and_wakes() {
 
 #[test]
 fn a_command_beside_a_program_has_its_root_variables_and_directory() {
-    let project =
-        project("services:\n  web: {image: site, hostname: face, environment: {B: file}}\n  other: {image: site}\n");
+    let project = project(
+        "services:\n  web: {image: site, hostname: face, environment: {B: file}, healthcheck: {test: \"echo -n $$A $$B $$(hostname) $$PWD > /tmp/checked\"}}\n  other: {image: site}\n",
+    );
     project.ok(&["up", "-d"]);
     let said = |arguments: &[&str]| project.ok(&[&["exec"], arguments].concat());
     assert_eq!(
@@ -130,6 +131,10 @@ fn a_command_beside_a_program_has_its_root_variables_and_directory() {
         said(&["-w", "/tmp", "-e", "C=own", "web", "--", "sh", "-c", "echo $PWD $C"]),
         "/tmp own\n"
     );
+    // So has a health check.
+    let checked = project.wait_event("web", "healthy", 1);
+    assert_eq!(checked.by, None, "{:?}", checked.json);
+    assert_eq!(said(&["web", "--", "cat", "/tmp/checked"]), "image file face /www");
     // Names of other hosts, and a connection that boots one.
     assert_eq!(
         said(&["web", "--", "wget", "-q", "-O", "-", "http://other:8080/"]),

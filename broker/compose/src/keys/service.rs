@@ -40,7 +40,7 @@ pub(in super::super) const SERVICE: &[Key] = &[
     honoured("pids_limit", Shape::Whole),
     honoured("image", Shape::Text),
     // The health of a host is visible by connecting to the host.
-    silent("healthcheck", Shape::Keys(HEALTHCHECK)),
+    honoured("healthcheck", Shape::Keys(HEALTHCHECK)),
     // Every host has an init: its supervisor.
     zero(silent("init", Shape::Bool)),
     silent("annotations", Shape::Pairs),
@@ -257,13 +257,13 @@ const RESTART_POLICY: &[Key] = &[
 ];
 
 const HEALTHCHECK: &[Key] = &[
-    silent("test", Shape::Test),
-    silent("interval", Shape::Duration),
-    silent("timeout", Shape::Duration),
-    zero(silent("retries", Shape::Whole)),
-    silent("start_period", Shape::Duration),
-    silent("start_interval", Shape::Duration),
-    silent("disable", Shape::Bool),
+    honoured("test", Shape::Test),
+    honoured("interval", Shape::Duration),
+    honoured("timeout", Shape::Duration),
+    zero(honoured("retries", Shape::Whole)),
+    honoured("start_period", Shape::Duration),
+    honoured("start_interval", Shape::Duration),
+    honoured("disable", Shape::Bool),
 ];
 
 const HOOK: &[Key] = &[

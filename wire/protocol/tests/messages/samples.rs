@@ -9,8 +9,8 @@ use imsup_protocol::zygote::{SpawnReply, SpawnRequest};
 use imsup_protocol::{Outcome, Request, Response, ToBroker, ToSupervisor};
 use imsup_wire::limits::{Confinement, Limits};
 use imsup_wire::{
-    Cause, CauseKind, Endpoint, ErrorKind, Event, EventKind, ExitStatus, HostName, HostState, HostStatus, Index,
-    Planes, ProgramSpec, PublishedPort,
+    Cause, CauseKind, Endpoint, ErrorKind, Event, EventKind, ExitStatus, Health, HostName, HostState, HostStatus,
+    Index, Planes, ProgramSpec, PublishedPort,
 };
 
 use crate::sleep_samples::{awake, orders, reports, sleep_policy, usage, wake_cause, whys};
@@ -82,6 +82,7 @@ pub fn host_states() -> Samples<HostState> {
         ("running", HostState::Running),
         ("suspended", HostState::Suspended),
         ("failed", HostState::Failed),
+        ("completed", HostState::Completed),
     ])
 }
 
@@ -100,6 +101,8 @@ pub fn event_kinds() -> Samples<EventKind> {
         ("unmet", EventKind::Unmet),
         ("oom", EventKind::Oom),
         ("restart", EventKind::Restart),
+        ("healthy", EventKind::Healthy),
+        ("unhealthy", EventKind::Unhealthy),
     ])
 }
 
@@ -454,6 +457,7 @@ fn host_status(state: HostState) -> HostStatus {
         detail: Some("exited with status 3 before it listened".to_owned()),
         command: strings(&["nginx"]),
         declared: true,
+        health: Some(Health::Healthy),
     }
 }
 

@@ -8,8 +8,8 @@ use imsup_protocol::message::{Adoption, Role};
 use imsup_protocol::{Outcome, Request, Response, ToBroker, ToSupervisor};
 use imsup_wire::limits::{Confinement, Limits};
 use imsup_wire::{
-    Cause, CauseKind, Endpoint, ErrorKind, Event, EventKind, ExitStatus, Failure, HostName, HostState, HostStatus,
-    Index, Planes, PublishedPort, Transport,
+    Cause, CauseKind, Endpoint, ErrorKind, Event, EventKind, ExitStatus, Failure, Health, HostName, HostState,
+    HostStatus, Index, Planes, PublishedPort, Transport,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -277,6 +277,7 @@ fn host_state() -> impl Strategy<Value = HostState> {
         Just(HostState::Running),
         Just(HostState::Suspended),
         Just(HostState::Failed),
+        Just(HostState::Completed),
     ]
 }
 
@@ -286,9 +287,14 @@ fn host_status() -> impl Strategy<Value = HostStatus> {
     let ports = (vec(endpoint(), 0..4), vec(published, 0..4));
     let sleep = (any::<u64>(), option::of(any::<u64>()));
     let past = (any::<u64>(), sleep, any::<u64>(), option::of(any::<String>()));
-    let made = (vec(any::<String>(), 0..4), any::<bool>());
+    let made = (vec(any::<String>(), 0..4), any::<bool>(), option::of(health()));
     (seen, ports, past, made).prop_map(
-        |((name, address, state, pid), (ports, published), (boots, sleep, since_us, detail), (command, declared))| {
+        |(
+            (name, address, state, pid),
+            (ports, published),
+            (boots, sleep, since_us, detail),
+            (command, declared, health),
+        )| {
             HostStatus {
                 name,
                 address,
@@ -303,9 +309,14 @@ fn host_status() -> impl Strategy<Value = HostStatus> {
                 detail,
                 command,
                 declared,
+                health,
             }
         },
     )
+}
+
+fn health() -> impl Strategy<Value = Health> {
+    prop_oneof![Just(Health::Starting), Just(Health::Healthy), Just(Health::Unhealthy)]
 }
 
 pub(crate) fn cause_kind() -> impl Strategy<Value = CauseKind> {
@@ -341,6 +352,8 @@ fn event() -> impl Strategy<Value = Event> {
         Just(EventKind::Unmet),
         Just(EventKind::Oom),
         Just(EventKind::Restart),
+        Just(EventKind::Healthy),
+        Just(EventKind::Unhealthy),
     ];
     let cause = (cause_kind(), option::of(any::<String>()), option::of(any::<u16>()))
         .prop_map(|(kind, by, port)| Cause { kind, by, port });
