@@ -1,6 +1,7 @@
 //! The broker: its parts, and the loop that hands each event to the part that it is for.
 
 mod adoptable;
+mod apply;
 mod arrivals;
 mod awake;
 mod boots;

@@ -309,6 +309,7 @@ fn is_repeatable(request: &Request) -> bool {
         | Request::Suspend { .. }
         | Request::Resume { .. }
         | Request::KeepAwake { .. }
+        | Request::Apply { .. }
         | Request::Down => false,
     }
 }

@@ -34,6 +34,9 @@ const TMPFS_MODE: u32 = 0o1777;
 /// The file with the machine's resolvers, which a root has as well.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
+/// The directory, among the roots, of what is to be removed.
+pub const GONE: &str = ".gone";
+
 /// Why a host with an image cannot be.
 #[derive(Debug, thiserror::Error)]
 pub enum ContainerError {

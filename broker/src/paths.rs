@@ -156,6 +156,11 @@ impl Paths {
         self.state.join("completed")
     }
 
+    /// The cluster that is to take the place of the project's, for an instant (`up`).
+    pub fn next(&self) -> PathBuf {
+        self.runtime.join("next.json")
+    }
+
     /// Leases of `imsup keep-awake`: the end of each host's lease, in microseconds since the Unix
     /// epoch.
     pub fn leases(&self) -> PathBuf {

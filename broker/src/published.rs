@@ -10,7 +10,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
-use imsup_wire::{Endpoint, Planes};
+use imsup_wire::{Endpoint, Planes, Transport};
+use rustix::net::{SocketType, sockopt};
 
 use imsup_compose::cluster::Publish;
 
@@ -74,7 +75,14 @@ pub(crate) fn open(
     planes: &Planes,
     had: Vec<OwnedFd>,
 ) -> Result<Vec<PublishedListener>, PublishError> {
+    let kind = match publish.transport {
+        Transport::Tcp => SocketType::STREAM,
+        Transport::Udp => SocketType::DGRAM,
+    };
     let again = |socket: OwnedFd| {
+        if sockopt::socket_type(&socket).ok()? != kind {
+            return None;
+        }
         let machine = bind::local_address(&socket).ok()?;
         Some(PublishedListener {
             socket,
@@ -82,7 +90,22 @@ pub(crate) fn open(
             target,
         })
     };
-    match had.into_iter().filter_map(again).collect::<Vec<PublishedListener>>() {
+    // The broker before may have been told of other ports. All addresses are one socket, or several.
+    let is_one = had.len() == 1;
+    let is_it = |listener: &PublishedListener| {
+        let ip = listener.machine.ip();
+        let is_asked = match publish.machine_ip {
+            Some(asked) => asked == ip,
+            None => ip.is_unspecified() || !is_one,
+        };
+        is_asked && publish.machine_port.is_none_or(|port| port == listener.machine.port())
+    };
+    match had
+        .into_iter()
+        .filter_map(again)
+        .filter(is_it)
+        .collect::<Vec<PublishedListener>>()
+    {
         none if none.is_empty() => bind(publish, target, planes),
         listeners => Ok(listeners),
     }

@@ -70,6 +70,15 @@ pub struct Options {
     pub restored: Option<Restored>,
 }
 
+/// How a broker ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// The project is down.
+    Down,
+    /// The project goes on with another broker.
+    HandedOver,
+}
+
 /// The time that the start waits for another process that changes the project records.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -86,7 +95,7 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> BrokerError {
 /// # Errors
 /// [`BrokerError`]. If the start fails, no traces are left, except hosts that an earlier broker
 /// started.
-pub fn run(options: Options) -> Result<(), BrokerError> {
+pub fn run(options: Options) -> Result<Ended, BrokerError> {
     let paths = options.paths.clone();
     let follows = options.restored.is_some();
     let lock = ProjectLock::take(&options.cluster.project, &paths, follows)?;
@@ -113,7 +122,7 @@ pub fn run(options: Options) -> Result<(), BrokerError> {
     result
 }
 
-fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerError> {
+fn start_and_serve(options: Options, lock: ProjectLock) -> Result<Ended, BrokerError> {
     let Options {
         cluster,
         paths,
@@ -256,6 +265,10 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
     // Files removed before the watches existed.
     broker.restore_files();
     broker.serve(&mut poll).map_err(system("epoll_wait(2)"))?;
+    if broker.is_handed_over() {
+        // Everything stays, for the next broker.
+        return Ok(Ended::HandedOver);
+    }
     drop(relay);
     broker.resolvers.end();
     drop(server);
@@ -269,7 +282,7 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
     bounds.into_iter().for_each(Bounds::end);
     absent::remove_files(&broker.paths)?;
     broker.say_goodbye();
-    Ok(())
+    Ok(Ended::Down)
 }
 
 /// Records the blocks and the indexes if they are new. False if another process holds the lock of

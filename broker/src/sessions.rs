@@ -12,6 +12,7 @@ use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::PeerCredentials;
 use slotmap::SlotMap;
 
+use crate::changes::Plan;
 use crate::ids::{HostId, SessionId};
 use crate::peer_lookup::Question;
 use crate::tokens::Source;
@@ -73,6 +74,8 @@ pub(crate) enum Then {
     Say(Vec<imsup_protocol::Response>),
     /// Send the usage of these hosts.
     Usage(Vec<HostId>),
+    /// Have a broker with other hosts take this one's place (`up`).
+    Apply(Box<Plan>),
 }
 
 /// The other end of a connection.
@@ -283,6 +286,7 @@ pub(crate) fn describe(request: &Request) -> &'static str {
         Request::Program { .. } => "program",
         Request::Usage { .. } => "usage",
         Request::Down => "down",
+        Request::Apply { .. } => "apply",
     }
 }
 

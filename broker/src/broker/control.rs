@@ -83,6 +83,13 @@ impl Broker {
                 self.begin_power(number, request)?;
                 return Ok(None);
             }
+            Request::Apply {
+                recreate,
+                remove_orphans,
+            } => {
+                self.begin_apply(number, recreate, remove_orphans)?;
+                return Ok(None);
+            }
             Request::Program { host } => Reply::Listed(vec![self.program_of(&host)?].into_iter()),
             Request::Down => {
                 self.set_reply(number, Reply::Down);
@@ -168,6 +175,11 @@ impl Broker {
     fn end_programs(&mut self, number: SessionId, hosts: &[HostId], wake_by: Option<String>) {
         let end = if wake_by.is_some() { Input::Restart } else { Input::Stop };
         let then = wake_by.map_or(Then::Done, |by| Then::Wake(hosts.to_vec(), by));
+        self.end_then(number, hosts, end, then);
+    }
+
+    /// Ends the programs of hosts, for a client, and goes on.
+    pub(super) fn end_then(&mut self, number: SessionId, hosts: &[HostId], end: Input, then: Then) {
         self.await_hosts(number, hosts.len(), then);
         self.begin_stop_group(hosts);
         for id in hosts {
@@ -299,6 +311,10 @@ impl Broker {
                 true
             }
             (_, Some(failure)) => self.respond(number, &Response::Error(failure)),
+            (Then::Apply(plan), None) => {
+                self.apply(number, *plan);
+                false
+            }
             (Then::Say(responses), None) => {
                 self.set_reply(number, Reply::Listed(responses.into_iter()));
                 true
@@ -312,7 +328,7 @@ impl Broker {
         }
     }
 
-    fn respond(&mut self, number: SessionId, response: &Response) -> bool {
+    pub(super) fn respond(&mut self, number: SessionId, response: &Response) -> bool {
         let Some(session) = self.sessions.get_mut(number) else {
             return false;
         };

@@ -79,7 +79,7 @@ impl Check {
     }
 
     /// The status, once the check is over; `None` within for a check that was killed.
-    fn status(&mut self) -> Option<Option<u8>> {
+    fn outcome(&mut self) -> Option<Option<u8>> {
         let mut status = [0];
         match self.result.read(&mut status) {
             Ok(0) => Some(None),
@@ -231,7 +231,7 @@ impl Broker {
             return;
         };
         check.drain();
-        let Some(status) = check.status() else {
+        let Some(status) = check.outcome() else {
             checked.check = Some(check);
             return;
         };

@@ -6,6 +6,8 @@ pub(crate) struct Lifetime {
     /// It ends when the last supervisor has left (`imsup run` has started it for itself).
     is_ephemeral: bool,
     is_going_down: bool,
+    /// Another broker takes its place.
+    is_handed_over: bool,
     had_supervisors: bool,
 }
 
@@ -35,6 +37,7 @@ impl Lifetime {
         Self {
             is_ephemeral,
             is_going_down: false,
+            is_handed_over: false,
             had_supervisors: false,
         }
     }
@@ -42,6 +45,16 @@ impl Lifetime {
     /// Begins the end; false if it has begun.
     pub(super) fn go_down(&mut self) -> bool {
         !std::mem::replace(&mut self.is_going_down, true)
+    }
+
+    /// Ends this broker, and nothing else.
+    pub(super) fn hand_over(&mut self) {
+        self.is_handed_over = true;
+    }
+
+    /// True if another broker takes its place.
+    pub(super) fn is_handed_over(&self) -> bool {
+        self.is_handed_over
     }
 
     /// A supervisor has introduced itself.
@@ -63,12 +76,13 @@ impl Lifetime {
 
     /// True if what is left makes no difference.
     pub(super) fn goes_on(&self) -> bool {
-        !self.is_going_down && !self.is_ephemeral
+        !self.is_going_down && !self.is_ephemeral && !self.is_handed_over
     }
 
     /// Decides by what is left.
     pub(super) fn decide(&self, left: &Left) -> Next {
         match (self.is_going_down, left.is_used) {
+            _ if self.is_handed_over => Next::Over,
             (true, false) => Next::Over,
             (false, false) if self.is_ephemeral && self.had_supervisors && !left.is_undecided => Next::GoDown,
             _ => Next::Serve,

@@ -6,7 +6,7 @@ use std::fs;
 
 use imsup_compose::cluster::{Condition, Prerequisite};
 use imsup_lifecycle::{Input, Want};
-use imsup_wire::{Cause, CauseKind, ExitStatus, Health as Verdict, HostState};
+use imsup_wire::{Cause, CauseKind, ExitStatus, Health as Verdict, HostName, HostState};
 use rustix::io::Errno;
 use slotmap::SecondaryMap;
 
@@ -278,6 +278,19 @@ impl Broker {
         let name = self.name_of(id);
         let mut all = self.cluster.hosts.iter().flat_map(|host| &host.prerequisites);
         all.any(|one| one.condition == Condition::Completed && one.host == *name)
+    }
+
+    /// Hosts that begin anew have not completed.
+    pub(super) fn forget_completed(&mut self, names: &BTreeSet<HostName>) {
+        let named = self
+            .order
+            .completed
+            .keys()
+            .filter(|id| names.contains(self.name_of(*id)));
+        for id in named.collect::<Vec<_>>() {
+            self.order.completed.remove(id);
+        }
+        self.write_completed();
     }
 
     fn write_completed(&self) {

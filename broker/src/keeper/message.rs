@@ -52,6 +52,8 @@ pub(super) enum Message {
     Ready,
     /// The project is taken down, or never came up: close all descriptors.
     Stopping,
+    /// The broker ends so that another takes its place: that is no death.
+    HandOver,
     /// Lock a new file, since the locked file was removed. This message is not systemd's, so its
     /// name begins as sd_notify(3) asks for.
     RetakeLock,
@@ -67,6 +69,7 @@ impl Message {
             Self::Barrier => "BARRIER=1".to_owned(),
             Self::Ready => "READY=1".to_owned(),
             Self::Stopping => "STOPPING=1".to_owned(),
+            Self::HandOver => "X_IMSUP_HAND_OVER=1".to_owned(),
             Self::RetakeLock => "X_IMSUP_RETAKE_LOCK=1".to_owned(),
         }
     }
@@ -86,6 +89,7 @@ impl Message {
             "BARRIER=1" => Some(Self::Barrier),
             "READY=1" => Some(Self::Ready),
             "STOPPING=1" => Some(Self::Stopping),
+            "X_IMSUP_HAND_OVER=1" => Some(Self::HandOver),
             "X_IMSUP_RETAKE_LOCK=1" => Some(Self::RetakeLock),
             _ => None,
         }

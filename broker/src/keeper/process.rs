@@ -41,6 +41,8 @@ pub(super) enum Ended {
     Stopped,
     /// The broker died.
     Died,
+    /// Another broker is to take the broker's place.
+    HandedOver,
 }
 
 /// Holds the descriptors that the broker at the other end of this connection, and later brokers,
@@ -76,7 +78,11 @@ pub fn keep(keeper: &Keeper, mut broker: OwnedFd) -> io::Result<()> {
             let _ = child.kill();
             let _ = child.wait();
         }
-        let Some(pause) = attempts.next(Instant::now()) else {
+        let pause = match ended {
+            Ended::HandedOver => Some(Duration::ZERO),
+            _ => attempts.next(Instant::now()),
+        };
+        let Some(pause) = pause else {
             tracing::error!(
                 "the project's broker died more than {MOST} times within {} s, and is not started again: connections that waited are reset. \
                  'imsup up' brings the project up again, 'imsup down' takes away what is left",
@@ -84,10 +90,13 @@ pub fn keep(keeper: &Keeper, mut broker: OwnedFd) -> io::Result<()> {
             );
             return Ok(());
         };
-        tracing::warn!(
-            kept = store.0.len(),
-            "the project's broker has died; the next one takes its place"
-        );
+        match ended {
+            Ended::HandedOver => tracing::info!("the next broker takes the place of the last"),
+            _ => tracing::warn!(
+                kept = store.0.len(),
+                "the project's broker has died; the next one takes its place"
+            ),
+        }
         std::thread::sleep(pause);
         match keeper.start() {
             Ok((started, connection)) => {
@@ -168,6 +177,7 @@ impl Store {
         mut retake_lock: impl FnMut(),
     ) -> io::Result<Ended> {
         let mut has_agreed = false;
+        let mut end = Ended::Died;
         loop {
             match message::receive(broker) {
                 Ok(Some((Message::Hello(theirs), _))) => {
@@ -187,7 +197,8 @@ impl Store {
                 Ok(Some((Message::RetakeLock, _))) => retake_lock(),
                 // The descriptor of a barrier is closed here.
                 Ok(Some((Message::Barrier, _))) => {}
-                Ok(None) => return Ok(Ended::Died),
+                Ok(Some((Message::HandOver, _))) => end = Ended::HandedOver,
+                Ok(None) => return Ok(end),
                 // Without room, only the descriptors without room are lost (unix(7)); the connection
                 // goes on.
                 Err(Errno::NOMEM | Errno::NOBUFS) => {}

@@ -58,6 +58,7 @@ fn samples() -> BTreeMap<&'static str, (Message, Option<What>)> {
         ("barrier", (Message::Barrier, None)),
         ("ready", (Message::Ready, None)),
         ("stopping", (Message::Stopping, None)),
+        ("hand-over", (Message::HandOver, None)),
         ("retake-lock", (Message::RetakeLock, None)),
     ])
 }

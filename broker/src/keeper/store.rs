@@ -254,7 +254,14 @@ impl FdStore {
         // Files may have been removed while there was no broker.
         self.retake_lock();
         self.say(Unsent::Other(Message::Ready, None));
-        let Ok((end, other)) = pipe() else { return };
+        if !self.hears_all() {
+            tracing::warn!("the project's keeper does not answer");
+        }
+    }
+
+    /// Waits for some seconds at most until the keeper has carried out all messages.
+    fn hears_all(&mut self) -> bool {
+        let Ok((end, other)) = pipe() else { return true };
         self.say(Unsent::Other(Message::Barrier, Some(other)));
         let deadline = Instant::now() + TIMEOUT;
         while let Some(link) = self.link.as_ref().filter(|link| !link.unsent.is_empty()) {
@@ -265,8 +272,28 @@ impl FdStore {
             wait(&link.socket, PollFlags::OUT, AGAIN);
             self.flush();
         }
-        if self.link.is_some() && !wait(&end, PollFlags::IN, deadline.saturating_duration_since(Instant::now())) {
-            tracing::warn!("the project's keeper does not answer");
+        self.link.is_none() || wait(&end, PollFlags::IN, deadline.saturating_duration_since(Instant::now()))
+    }
+
+    /// Has another cluster kept, for a broker that takes the place of this one as soon as this one
+    /// ends.
+    ///
+    /// # Errors
+    /// The keeper does not answer within some seconds, and has the cluster that it had.
+    pub(crate) fn hand_over(&mut self, cluster: &Cluster) -> io::Result<()> {
+        let is_cluster = |name: &&String| What::of(name) == Some(What::Cluster);
+        let old: Vec<String> = self.kept.keys().filter(is_cluster).cloned().collect();
+        let fd = Arc::new(restored::write(cluster)?);
+        // The next broker has one of them, whatever the keeper hears before this one ends.
+        self.keep(What::Cluster, fd);
+        for name in old {
+            self.kept.remove(&name);
+            self.remove(name);
+        }
+        self.say(Unsent::Other(Message::HandOver, None));
+        match self.hears_all() {
+            true => Ok(()),
+            false => Err(io::ErrorKind::TimedOut.into()),
         }
     }
 
@@ -419,8 +446,8 @@ fn pipe() -> Result<(OwnedFd, OwnedFd), Errno> {
 
 /// Waits until a descriptor is ready; false after the time-out.
 ///
-/// Blocking: for no time, but before the loop ([`FdStore::ready`]) and after it
-/// ([`FdStore::stop`]).
+/// Blocking: for no time, but before the loop ([`FdStore::ready`]), at its end
+/// ([`FdStore::hand_over`]) and after it ([`FdStore::stop`]).
 fn wait(fd: impl AsFd, flags: PollFlags, time: Duration) -> bool {
     let timeout = Timespec {
         tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),

@@ -59,7 +59,7 @@ pub fn run() -> ExitCode {
         restored,
     };
     match run_broker(options) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::SUCCESS,
         Err(error) => {
             println!("error: {error}");
             ExitCode::FAILURE
@@ -80,7 +80,7 @@ pub fn keep() -> ExitCode {
     let broker = std::io::stdin().as_fd().try_clone_to_owned().expect("a descriptor");
     rustix::stdio::dup2_stdin(std::fs::File::open("/dev/null").expect("/dev/null")).expect("dup2(2)");
     match imsup_broker::keeper::keep(&keeper, broker) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     }
 }

@@ -35,7 +35,7 @@ const LOOK: Timespec = Timespec {
 /// Another broker has the project.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-struct AlreadyUp(String);
+pub struct AlreadyUp(String);
 
 /// A connection that keeps an ephemeral broker alive.
 pub struct KeepAlive {
@@ -91,7 +91,10 @@ fn keep_alive(project: &Project) -> Result<KeepAlive, ClientError> {
 }
 
 /// The process that answers as the project's broker.
-fn broker_pid(project: &Project) -> Result<i32, ClientError> {
+///
+/// # Errors
+/// As [`connection::ask`].
+pub fn broker_pid(project: &Project) -> Result<i32, ClientError> {
     let mut pid = 0;
     for answer in connection::ask(project, Request::Broker)? {
         if let Response::Broker { pid: said, .. } = answer? {

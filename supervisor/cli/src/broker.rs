@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
-use imsup_broker::BrokerError;
 use imsup_broker::keeper::{Restored, Successor};
 use imsup_broker::own_program;
 use imsup_broker::paths::Paths;
+use imsup_broker::{BrokerError, Ended};
 use imsup_compose::cluster::Cluster;
 use imsup_linux::{delegation, inherited};
 use imsup_wire::Event;
@@ -126,7 +126,7 @@ fn report(args: &Args) -> Result<ExitCode> {
         )
     });
     match outcome {
-        Ok(()) => Ok(ExitCode::SUCCESS),
+        Ok(_) => Ok(ExitCode::SUCCESS),
         Err(error) if ready.load(Ordering::Relaxed) => Err(error),
         Err(error) => {
             let (message, hint) = failure::lines(&error);
@@ -235,7 +235,7 @@ pub fn serve(
     how: How,
     on_ready: impl FnOnce() -> Result<()> + 'static,
     on_event: Option<OnEvent>,
-) -> Result<()> {
+) -> Result<Ended> {
     keep_descriptors()?;
     let on_ready = || {
         if let Err(error) = on_ready() {
@@ -243,7 +243,7 @@ pub fn serve(
         }
     };
     let project = cluster.project.clone();
-    imsup_broker::run(imsup_broker::Options {
+    let ended = imsup_broker::run(imsup_broker::Options {
         paths: Paths::of(&project),
         successor: how.successor(&project),
         cluster,
@@ -255,6 +255,8 @@ pub fn serve(
         on_ready: Box::new(on_ready),
         on_event,
     })?;
-    delegation::leave(&project);
-    Ok(())
+    if ended == Ended::Down {
+        delegation::leave(&project);
+    }
+    Ok(ended)
 }

@@ -10,7 +10,7 @@ use imsup_compose::{self as compose, LoadOptions};
 use imsup_wire::HostName;
 
 use super::failure::hinted;
-use super::project::ProjectAndFileArgs;
+use super::project::{Project, ProjectAndFileArgs};
 use super::{containers, limits};
 
 /// What cluster it is.
@@ -58,10 +58,34 @@ impl ClusterArgs {
     /// # Errors
     /// Faults of the files; if strict, also limits that would not hold.
     pub fn load_to_serve(&self, mut warn: impl FnMut(&str) -> Result<()>) -> Result<Cluster> {
-        let mut cluster = self.load(&mut warn)?;
+        let mut warnings = Vec::new();
+        let loaded = self.load(|warning| {
+            warnings.push(warning.to_owned());
+            Ok(())
+        });
+        // A project that is up is said to be so later, by its lock.
+        let is_up = |cluster: &Cluster| Project::named(cluster.project.as_str()).is_up();
+        if let Ok(cluster) = &loaded
+            && is_up(cluster)
+        {
+            return loaded;
+        }
+        warnings.iter().try_for_each(|warning| warn(warning))?;
+        let mut cluster = loaded?;
         containers::prepare(&mut cluster, &mut warn)?;
         check_health(&cluster)?;
         limits::prepare(&cluster, self.strict, warn)?;
+        Ok(cluster)
+    }
+
+    /// The same for a project that is up, whose broker has prepared the machine.
+    ///
+    /// # Errors
+    /// Faults of the files.
+    pub fn load_to_apply(&self, mut warn: impl FnMut(&str) -> Result<()>) -> Result<Cluster> {
+        let mut cluster = self.load(&mut warn)?;
+        containers::prepare(&mut cluster, &mut warn)?;
+        check_health(&cluster)?;
         Ok(cluster)
     }
 

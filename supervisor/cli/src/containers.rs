@@ -17,7 +17,6 @@ use nix::sys::prctl;
 use nix::sys::signal::Signal;
 
 use super::image_store;
-use super::project::Project;
 
 /// An image by its name and platform, as the compose file has them.
 type Key = (String, Option<String>);
@@ -32,8 +31,7 @@ pub fn prepare(cluster: &mut Cluster, mut warn: impl FnMut(&str) -> Result<()>) 
     let images: BTreeMap<Key, Container> = containers
         .map(|container| (key(container), container.clone()))
         .collect();
-    // Another broker has what a running project needs; that it is up is said later.
-    if images.is_empty() || Project::named(cluster.project.as_str()).is_up() {
+    if images.is_empty() {
         return Ok(());
     }
     let images = bring(&images)?;

@@ -2,6 +2,7 @@
 //! together.
 #![forbid(unsafe_code)]
 
+mod apply;
 mod await_started;
 mod background;
 mod broker;

@@ -6,8 +6,11 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use imsup_wire::{Event, HostName, HostState, HostStatus};
 
+use imsup_broker::{BrokerError, Ended};
+
+use super::apply;
 use super::await_started::await_started;
-use super::background;
+use super::background::{self, AlreadyUp};
 use super::broker;
 use super::cluster::ClusterArgs;
 use super::connection;
@@ -25,6 +28,8 @@ use super::screen::Screen;
 pub struct Args {
     #[command(flatten)]
     cluster: ClusterArgs,
+    #[command(flatten)]
+    apply: apply::RecreateArgs,
     /// Return when the hosts exist, and leave the broker in the background
     #[arg(short, long)]
     detach: bool,
@@ -48,8 +53,15 @@ pub fn run(args: &Args) -> Result<()> {
 }
 
 fn in_background(args: &Args) -> Result<()> {
-    let project = Project::named(background::start_at_last(&args.cluster.to_arguments())?);
-    introduce(&project)?;
+    let project = match background::start_at_last(&args.cluster.to_arguments()) {
+        Ok(name) => {
+            let project = Project::named(name);
+            introduce(&project)?;
+            project
+        }
+        Err(error) if error.is::<AlreadyUp>() => apply::apply(&args.cluster, &args.apply)?,
+        Err(error) => return Err(error),
+    };
     match args.wait {
         true => await_started(&project, args.wait_timeout.map(Duration::from_secs)),
         false => Ok(()),
@@ -67,6 +79,7 @@ fn in_foreground(args: &Args) -> Result<()> {
     let project = Project::named(cluster.project.as_str());
     let names: Vec<HostName> = cluster.hosts.iter().map(|host| host.name.clone()).collect();
     let lines = Lines::for_hosts(&names);
+    let followed = names.clone();
     let on_ready = move || {
         readiness::notify_systemd()?;
         // Before any boot: output from before the thread runs is shown, too.
@@ -86,7 +99,19 @@ fn in_foreground(args: &Args) -> Result<()> {
     let on_event = move |event: &Event| screen.show(lines.line(event));
     let served = broker::serve(cluster, broker::How::KEPT, on_ready, Some(Box::new(on_event)));
     written.wait();
-    served
+    match served {
+        Ok(Ended::Down) => Ok(()),
+        Ok(Ended::HandedOver) => {
+            output::note("another `imsup up` has changed the project, which goes on in the background");
+            Ok(())
+        }
+        Err(error) if matches!(error.downcast_ref(), Some(BrokerError::AlreadyUp { .. })) => {
+            let project = apply::apply(&args.cluster, &args.apply)?;
+            output::note("the project was up, and stays up when this ends");
+            logs::follow_all(logs::from_now(&project)?, &followed)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Prints the hosts that exist now.

@@ -146,14 +146,24 @@ fn a_command_beside_a_program_has_its_root_variables_and_directory() {
 #[test]
 fn changes_stay_until_down_and_volumes_stay_for_ever() {
     let project = project(
-        "services:\n  web: {image: site, volumes: [\"kept:/kept\", \"data:/data\"]}\nvolumes: {kept: {}, data: {}}\n",
+        "services:\n  web: {image: site, volumes: [\"kept:/kept\", \"data:/data\", /own]}\nvolumes: {kept: {}, data: {}}\n",
     );
     let sh = |script: &str| project.ok(&["exec", "web", "--", "sh", "-c", script]);
     project.ok(&["up", "-d"]);
     // A new volume takes the content of the image, and the owner.
     assert_eq!(sh("cat /data/seed; touch /changed /kept/there /data/there"), "seeded");
     project.ok(&["stop", "web"]);
-    assert_eq!(sh("ls -d /changed /kept/there"), "/changed\n/kept/there\n");
+    assert_eq!(
+        sh("touch /own/there; ls -d /changed /kept/there"),
+        "/changed\n/kept/there\n"
+    );
+    // What is made anew begins with its image; also anonymous volumes stay.
+    assert!(project.ok(&["up", "-d"]).contains("nothing has changed"));
+    let file = fs::read_to_string(project.path("compose.yaml")).unwrap();
+    project.write_compose(&file.replace("image: site,", "image: site, environment: {A: anew},"));
+    assert!(project.ok(&["up", "-d"]).contains("web: changed (environment)"));
+    let list = "echo $A; ls -d /changed /own/there /kept/there /data/there 2>/dev/null; true";
+    assert_eq!(sh(list), "anew\n/data/there\n/kept/there\n/own/there\n");
     project.ok(&["down"]);
     project.ok(&["up", "-d"]);
     assert_eq!(

@@ -30,7 +30,7 @@ fn what_is_said_in_one_is_not_done_to_the_other() {
     let up = imsup_in(&second, &["up", "-d"]);
     assert_eq!(up.code(), Some(1), "{up}");
     assert!(
-        up.stderr.contains("already up") && up.stderr.contains(first.to_str().unwrap()),
+        up.stderr.contains("that is up is that of") && up.stderr.contains(first.to_str().unwrap()),
         "{up}"
     );
     for words in [

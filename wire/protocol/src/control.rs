@@ -108,6 +108,42 @@ pub enum Request {
         /// Which.
         host: HostName,
     },
+    /// Make the hosts those of the cluster that the client has left in the runtime directory: a
+    /// [`Response::Change`] for each that is not what it was. Then another broker takes the place of
+    /// this one.
+    Apply {
+        /// Which hosts begin anew.
+        recreate: Recreate,
+        /// Whether hosts that the cluster does not have any more are removed.
+        remove_orphans: bool,
+    },
+}
+
+/// Which hosts of a project that is up begin anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Recreate {
+    /// Those of which the file says something else than before.
+    Changed,
+    /// All.
+    All,
+    /// None.
+    Never,
+}
+
+/// What became of a host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Change {
+    /// The file has it for the first time.
+    New,
+    /// It has ended, and begins anew.
+    Changed {
+        /// The keys of the file that differ.
+        keys: Vec<String>,
+    },
+    /// The file does not have it any more, and it has ended.
+    Removed,
+    /// The file does not have it any more, and it stays as it was.
+    Orphan,
 }
 
 /// A broker's answer.
@@ -162,6 +198,13 @@ pub enum Response {
         pid: u32,
         /// What it was started with; `None` for a host that `imsup run` made.
         spec: Option<Box<ProgramSpec>>,
+    },
+    /// What [`Request::Apply`] has done to a host.
+    Change {
+        /// Which.
+        host: HostName,
+        /// What.
+        change: Change,
     },
 }
 

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
-use imsup_protocol::control::{HostUsage, Opening};
+use imsup_protocol::control::{Change, HostUsage, Opening, Recreate};
 use imsup_protocol::message::{Adoption, Role};
 use imsup_protocol::zygote::{SpawnReply, SpawnRequest};
 use imsup_protocol::{Outcome, Request, Response, ToBroker, ToSupervisor};
@@ -430,6 +430,13 @@ pub fn requests() -> Samples<Request> {
         ("program", Request::Program { host: host("db") }),
         ("usage", Request::Usage { hosts: vec![] }),
         ("down", Request::Down),
+        (
+            "apply",
+            Request::Apply {
+                recreate: Recreate::Changed,
+                remove_orphans: true,
+            },
+        ),
     ])
 }
 
@@ -495,6 +502,15 @@ pub fn responses() -> Samples<Response> {
             Response::Name {
                 name: "cache".to_owned(),
                 address: vip(9),
+            },
+        ),
+        (
+            "change",
+            Response::Change {
+                host: host("web"),
+                change: Change::Changed {
+                    keys: strings(&["image", "environment"]),
+                },
             },
         ),
         (

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
-use imsup_protocol::control::{HostUsage, Opening};
+use imsup_protocol::control::{Change, HostUsage, Opening, Recreate};
 use imsup_protocol::message::{Adoption, Role};
 use imsup_protocol::{Outcome, Request, Response, ToBroker, ToSupervisor};
 use imsup_wire::limits::{Confinement, Limits};
@@ -267,6 +267,23 @@ pub fn request() -> impl Strategy<Value = Request> {
         host().prop_map(|host| Request::Program { host }),
         hosts().prop_map(|hosts| Request::Usage { hosts }),
         Just(Request::Down),
+        (recreate(), any::<bool>()).prop_map(|(recreate, remove_orphans)| Request::Apply {
+            recreate,
+            remove_orphans
+        }),
+    ]
+}
+
+fn recreate() -> impl Strategy<Value = Recreate> {
+    prop_oneof![Just(Recreate::Changed), Just(Recreate::All), Just(Recreate::Never)]
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    prop_oneof![
+        Just(Change::New),
+        vec(any::<String>(), 0..4).prop_map(|keys| Change::Changed { keys }),
+        Just(Change::Removed),
+        Just(Change::Orphan),
     ]
 }
 
@@ -426,6 +443,7 @@ pub fn response() -> impl Strategy<Value = Response> {
         Just(Response::Done),
         failure().prop_map(Response::Error),
         any::<u32>().prop_map(|pid| Response::Program { pid, spec: None }),
+        (host(), change()).prop_map(|(host, change)| Response::Change { host, change }),
     ]
 }
 
