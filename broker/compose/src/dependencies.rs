@@ -3,7 +3,6 @@
 //! boot the host's dependencies.
 
 use std::collections::BTreeSet;
-use std::rc::Rc;
 
 use imsup_wire::HostName;
 
@@ -11,17 +10,9 @@ use super::error::{Fault, Notice, WarningKind};
 use super::keys::nearest;
 use super::problem::Problem;
 use super::read::{Path, map, text, texts};
-use super::service::Builder;
+use super::service::{Builder, Dependency};
 use super::tree::Node;
 use crate::cluster::{Condition, Prerequisite};
-
-/// A service that another depends on.
-pub(super) struct Dependency {
-    pub service: Rc<str>,
-    /// What the service has to be before; `None` if it may come at any time.
-    pub condition: Option<Condition>,
-    pub is_required: bool,
-}
 
 impl Builder<'_> {
     /// `depends_on`: the named services.

@@ -13,7 +13,6 @@ use super::check::{Claim, Claims};
 use super::command::command;
 use super::conflict::{Conflict, MAX_ENVIRONMENT_BYTES, MAX_HOSTS, MAX_PORTS};
 use super::container::{self, Container, Unhonoured};
-use super::dependencies::Dependency;
 use super::error::{Fault, Notice, WarningKind};
 use super::hostnames::{MAX_REPORTED, askable, is_reportable};
 use super::ipam::Pinned;
@@ -25,7 +24,7 @@ use super::read::{Path, map, number, text};
 use super::tree::{Entry, Map, Node};
 use super::variables::Environment;
 use super::{duration, health, limits, logging, publish, restart, settings, user};
-use crate::cluster::{HostSpec, ProgramSpec, Publish, Settings};
+use crate::cluster::{Condition, HostSpec, ProgramSpec, Publish, Settings};
 use crate::subnet::Subnet;
 
 const LONGEST_STOP_GRACE: Duration = Duration::from_secs(24 * 3600);
@@ -62,6 +61,14 @@ pub(super) struct Builder<'a> {
     pub variables: &'a Environment<'a>,
     /// The hosts of services with `depends_on`.
     pub dependent: Vec<Dependent>,
+}
+
+/// A service that another depends on.
+pub(super) struct Dependency {
+    pub service: Rc<str>,
+    /// What the service has to be before; `None` if it may come at any time.
+    pub condition: Option<Condition>,
+    pub is_required: bool,
 }
 
 /// The hosts of a service with `depends_on`.
