@@ -1,18 +1,22 @@
 //! `imsup down`: takes the whole project away.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use imsup_broker::client::ClientError;
+use imsup_broker::containers;
 use imsup_broker::{AbsentError, down_without_broker, lost, projects};
+use imsup_compose::cluster::ContainerSource;
 use imsup_protocol::Request;
 use rustix::fs::FlockOperation;
 
 use super::background;
+use super::cluster::ClusterArgs;
 use super::connection;
 use super::output;
-use super::project::{Project, ProjectAndFileArgs};
+use super::project::{Project, ProjectAndFileArgs, ProjectArgs};
 
 /// The time that `--forget` waits for another process that changes the project records.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -25,6 +29,12 @@ pub struct Args {
     /// Also forget the addresses of its hosts, and the ports they were seen to listen on
     #[arg(long)]
     forget: bool,
+    /// Also remove the named volumes of the compose file, but for external ones
+    #[arg(short, long)]
+    volumes: bool,
+    /// No difference: all hosts end
+    #[arg(long, hide = true)]
+    remove_orphans: bool,
 }
 
 /// Runs the verb. A project that is not up is no failure: this is the requested state.
@@ -34,6 +44,11 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<()> {
     let project = args.project.find()?;
     let name = &project.name;
+    // Found first: a file that cannot be read is said before anything ends.
+    let volumes = match args.volumes {
+        true => volumes(args, name)?,
+        false => Vec::new(),
+    };
     let said = loop {
         // Another `down` may be in progress, or an `up`: its result decides.
         match take_down(&project).with_context(|| format!("taking project '{name}' down"))? {
@@ -41,11 +56,44 @@ pub fn run(args: &Args) -> Result<()> {
             None => background::await_change(&project)?,
         }
     };
+    for volume in volumes {
+        let directory = project.paths.volumes().join(&volume);
+        if directory.exists() {
+            containers::remove(&directory).with_context(|| format!("removing the volume '{volume}'"))?;
+            output::note(&format!("volume '{volume}' is removed"));
+        }
+    }
     if args.forget {
         projects::forget(&project.paths.projects(), name, LOCK_TIMEOUT)?;
     }
     output::note(&said);
     Ok(())
+}
+
+/// The project's own volumes.
+fn volumes(args: &Args, project: &str) -> Result<Vec<String>> {
+    let cluster = ClusterArgs {
+        project: ProjectAndFileArgs {
+            project: ProjectArgs {
+                project: Some(project.to_owned()),
+            },
+            files: args.project.files.clone(),
+        },
+        profiles: vec!["*".to_owned()],
+        strict: false,
+    };
+    let cluster = cluster.load(|_| Ok(()));
+    let cluster = cluster.context("the compose file says which volumes to remove, and nothing was ended")?;
+    let containers = cluster.hosts.iter().filter_map(|host| host.container.as_ref());
+    let sources = containers.flat_map(|container| container.mounts.iter().map(|mount| &mount.source));
+    let named = sources.filter_map(|source| match source {
+        ContainerSource::Named {
+            name, external: false, ..
+        } => Some(name.clone()),
+        _ => None,
+    });
+    let all: BTreeSet<String> = named.collect();
+    Ok(all.into_iter().collect())
 }
 
 /// Takes the project down, and returns the message to print; `None` while a broker is starting or

@@ -1,26 +1,40 @@
 //! `imsup logs`: the output of the programs.
 
 use std::io::Write;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use imsup_broker::logs::{From, Logs};
 use imsup_wire::HostName;
 
+use super::compose::FileArgs;
 use super::connection;
 use super::output::{self, paint, prefix_style};
-use super::project::{Project, ProjectArgs};
+use super::project::{Project, ProjectAndFileArgs, ProjectArgs};
 
 /// Show what the programs of hosts print
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
     project: ProjectArgs,
+    /// The compose files (-f means --follow here)
+    #[arg(long = "file", value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// Files of variables instead of .env
+    #[arg(long = "env-file", value_name = "FILE")]
+    env_files: Vec<PathBuf>,
+    /// The directory of relative paths
+    #[arg(long, value_name = "DIRECTORY")]
+    project_directory: Option<PathBuf>,
     /// Stay and show what they print
     #[arg(short, long)]
     follow: bool,
     /// Begin with only the last N lines of each host
     #[arg(short = 'n', long, value_name = "N")]
     tail: Option<usize>,
+    /// No difference: the colours of programs are theirs (NO_COLOR turns off those of names)
+    #[arg(long, hide = true)]
+    no_color: bool,
     /// Do not begin lines with the host's name
     #[arg(long)]
     no_log_prefix: bool,
@@ -29,12 +43,26 @@ pub struct Args {
     hosts: Vec<String>,
 }
 
+impl Args {
+    fn project(&self) -> Result<Project> {
+        let project = ProjectAndFileArgs {
+            project: self.project.clone(),
+            files: FileArgs {
+                files: self.files.clone(),
+                env_files: self.env_files.clone(),
+                project_directory: self.project_directory.clone(),
+            },
+        };
+        project.find()
+    }
+}
+
 /// Runs the verb.
 ///
 /// # Errors
 /// No project that is up, or no such host.
 pub fn run(args: &Args) -> Result<()> {
-    let project = args.project.find()?;
+    let project = args.project()?;
     let all: Vec<HostName> = connection::hosts(&project)?.into_iter().map(|host| host.name).collect();
     let selected = connection::select(&project, &args.hosts)?;
     let prefixes = match (selected.as_slice(), args.no_log_prefix) {

@@ -23,16 +23,20 @@ mod fetching;
 #[cfg(test)]
 mod fixture;
 mod follow;
+mod habits;
 mod human;
 mod image_store;
 mod images;
 mod keeper;
+mod kill;
 mod limits;
 mod load;
 mod logging;
 mod logs;
+mod ls;
 mod names;
 mod output;
+mod port;
 mod power;
 mod program;
 mod project;
@@ -56,9 +60,11 @@ mod version;
 mod why;
 mod zygote;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use anyhow::Result;
+use clap::error::{ContextKind, ContextValue};
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use imsup_broker::own_program;
 use imsup_linux::{dispositions, static_libc};
@@ -67,12 +73,7 @@ use crate::failure::{Annotate, Style};
 
 /// Imaginary machines: every host of a compose file exists, and the first connection boots it.
 #[derive(Debug, Parser)]
-#[command(
-    name = "imsup",
-    version,
-    arg_required_else_help = true,
-    disable_help_subcommand = true
-)]
+#[command(name = "imsup", version, arg_required_else_help = true)]
 #[command(after_help = "IMSUP_LOG sets what imsup itself logs (for example 'debug'); NO_COLOR turns colours off.")]
 struct Cli {
     #[command(subcommand)]
@@ -89,6 +90,7 @@ enum Verb {
     Logs(logs::Args),
     Events(events::Args),
     /// Boot hosts, and return when they are ready
+    #[command(visible_alias = "start")]
     Wake(power::Args),
     /// End the programs of hosts; the hosts stay, and the next connection boots them
     Stop(power::Args),
@@ -99,6 +101,9 @@ enum Verb {
     /// Wake hosts that sleep, and return when they run
     Resume(sleep::Args),
     KeepAwake(sleep::KeepAwakeArgs),
+    Kill(kill::Args),
+    Port(port::Args),
+    Ls(ls::Args),
     Why(why::Args),
     Usage(usage::Args),
     Config(config::Args),
@@ -146,10 +151,26 @@ fn main() -> ExitCode {
         let kept = keeper::serve(asked).map(|()| ExitCode::SUCCESS);
         return kept.unwrap_or_else(|error| failure::report(&error));
     }
-    let matches = Cli::command().get_matches();
+    let matches = parse(std::env::args_os().collect());
     let style = error_style(&matches);
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     dispatch(cli.verb).unwrap_or_else(|error| failure::report_as(&error, style))
+}
+
+/// The command line, or the end of the process with what is wrong with it.
+fn parse(arguments: Vec<OsString>) -> ArgMatches {
+    let parsed = Cli::command().try_get_matches_from(habits::arrange(arguments));
+    parsed.unwrap_or_else(|error| {
+        let verb = error.get(ContextKind::InvalidSubcommand);
+        if let Some(ContextValue::String(verb)) = verb
+            && let Some(word) = habits::word_for(verb)
+        {
+            output::error(&format!("there is no verb '{verb}' here"));
+            output::hint(word);
+            std::process::exit(error.exit_code());
+        }
+        error.exit()
+    })
 }
 
 /// JSON for whoever asks for JSON.
@@ -177,6 +198,9 @@ fn dispatch(verb: Verb) -> Result<ExitCode> {
         Verb::Suspend(args) => sleep::suspend(&args)?,
         Verb::Resume(args) => sleep::resume(&args)?,
         Verb::KeepAwake(args) => sleep::keep_awake(&args)?,
+        Verb::Kill(args) => kill::run(&args)?,
+        Verb::Port(args) => port::run(&args)?,
+        Verb::Ls(args) => ls::run(&args)?,
         Verb::Why(args) => why::run(&args)?,
         Verb::Usage(args) => usage::run(&args)?,
         Verb::Config(args) => config::run(&args)?,

@@ -98,14 +98,6 @@ impl ProjectArgs {
     pub fn explicit(&self) -> Option<&str> {
         self.project.as_deref().filter(|name| !name.is_empty())
     }
-
-    /// The project meant: see [`choose`].
-    ///
-    /// # Errors
-    /// As [`choose`].
-    pub fn find(&self) -> Result<Project> {
-        find(self.explicit(), &FileArgs::default())
-    }
 }
 
 impl ProjectAndFileArgs {

@@ -23,6 +23,9 @@ pub struct Args {
     /// Print only the names
     #[arg(short, long)]
     quiet: bool,
+    /// No difference: all hosts are listed
+    #[arg(short, long, hide = true)]
+    all: bool,
     /// Only these hosts [default: all]
     #[arg(value_name = "HOST")]
     hosts: Vec<String>,

@@ -170,6 +170,20 @@ fn changes_stay_until_down_and_volumes_stay_for_ever() {
         sh("ls -d /changed /kept/there /data/there 2>/dev/null; cat /data/seed"),
         "/data/there\n/kept/there\nseeded"
     );
+    // -v takes the volumes as well; those of others stay.
+    let other = project.path("state/.volumes/others");
+    fs::create_dir(&other).unwrap();
+    let said = project.imsup(&["down", "-v"]);
+    assert!(
+        said.success() && said.stderr.contains("volume '") && said.stderr.contains("_data'"),
+        "{said}"
+    );
+    assert!(other.exists());
+    project.ok(&["up", "-d"]);
+    assert_eq!(
+        sh("ls -d /kept/there /data/there 2>/dev/null; cat /data/seed"),
+        "seeded"
+    );
 }
 
 #[test]

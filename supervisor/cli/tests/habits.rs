@@ -1,0 +1,61 @@
+//! What docker compose's users type: options before the verb, and the verbs that are the same.
+
+mod common;
+
+use common::client::ask;
+use common::{Finished, LIMIT, Project, command, imsup};
+
+const COMPOSE: &str = r#"
+services:
+  web:
+    command: ["@guest@", --tcp, "8080"]
+    ports: ["127.0.0.1:0:8080"]
+  dev: { command: ["@guest@", --tcp, "8080"], expose: ["8080"], profiles: [dev] }
+"#;
+
+#[test]
+fn options_come_before_the_verb_and_verbs_are_found() {
+    let project = Project::new("habits", COMPOSE);
+    std::fs::rename(project.path("compose.yaml"), project.path("other.yaml")).unwrap();
+    let imsup = |line: &str| -> Finished {
+        let line = line.replace("PROJECT", &project.name);
+        let words: Vec<&str> = line.split(' ').collect();
+        command::run(project.command(imsup(), &words), LIMIT)
+    };
+    let ok = |line: &str| imsup(line).expect_success(line);
+    ok("-f other.yaml -p PROJECT --profile dev --ansi never up -d");
+    assert_eq!(ok("-f other.yaml -p PROJECT ps -q -a"), "web\ndev\n");
+    let published = ok("-p PROJECT port web 8080");
+    let web = ask(published.trim().parse().unwrap());
+    assert_eq!(web.value("host"), "web");
+    assert!(imsup("-p PROJECT port web 81").stderr.contains("not published"));
+    assert!(ok("-p PROJECT logs web").contains("listening"));
+    let listed = ok("ls --format json");
+    let row: serde_json::Value = serde_json::from_str(listed.trim()).unwrap();
+    assert_eq!(
+        (row["name"].as_str(), row["hosts"].as_u64()),
+        (Some(&*project.name), Some(2))
+    );
+    assert_eq!(ok("ls -q").trim(), project.name);
+    ok("-p PROJECT start dev");
+    assert_eq!(project.host("dev").state, "running");
+    // A signal wakes a sleeper, and acts.
+    project.ok(&["suspend", "web"]);
+    ok("-p PROJECT kill -s SIGTERM web");
+    project.wait_event("web", "exit", 1);
+    ok("-p PROJECT kill");
+    project.wait_event("dev", "exit", 1);
+    assert!(ok("help ps").contains("List the hosts"));
+    let unknown = imsup("stats");
+    assert!(
+        unknown.code() == Some(2) && unknown.stderr.contains("`imsup usage`"),
+        "{unknown}"
+    );
+    let misspelt = imsup("pss");
+    assert!(
+        misspelt.code() == Some(2) && misspelt.stderr.contains("'ps'"),
+        "{misspelt}"
+    );
+    ok("-p PROJECT down --remove-orphans");
+    assert_eq!(ok("ls -q"), "");
+}
