@@ -20,6 +20,7 @@ mod limited;
 mod lives;
 mod networks;
 mod order;
+mod outputs;
 mod power;
 mod project_record;
 mod reach;
@@ -49,6 +50,7 @@ use self::keeper::KeeperQuestions;
 pub(crate) use self::lifetime::Lifetime;
 use self::lives::Lives;
 use self::order::Order;
+use self::outputs::Outputs;
 pub(crate) use self::project_record::ProjectRecord;
 use self::stop_groups::StopGroups;
 pub(crate) use self::strangers::Strangers;
@@ -108,6 +110,7 @@ pub(crate) struct Broker {
     networks: SharedNetworks,
     checks: Checks,
     order: Order,
+    outputs: Outputs,
     keeper: KeeperQuestions,
 }
 
@@ -163,6 +166,7 @@ impl Broker {
             networks: parts.networks,
             checks: Checks::default(),
             order: Order::default(),
+            outputs: Outputs::default(),
             resolvers: Resolvers::default(),
             commands: Commands::default(),
             lives: Lives::default(),

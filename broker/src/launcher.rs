@@ -62,6 +62,8 @@ pub struct Launch<'a> {
     pub boot: u64,
     /// The file for the output.
     pub log: PathBuf,
+    /// Where the program prints instead; closed by the broker once this is started.
+    pub output: Option<&'a OwnedFd>,
     /// The launch of the same boot before this one had no reply in time: only the surest road will
     /// do.
     pub again: bool,

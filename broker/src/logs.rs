@@ -1,6 +1,7 @@
 //! Past and present output of programs.
 
 pub(crate) mod bounds;
+pub(crate) mod pump;
 
 use std::collections::BTreeMap;
 use std::fs::File;

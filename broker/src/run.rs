@@ -218,6 +218,7 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<Ended, BrokerE
     broker.recall_completed();
     broker.expect_adoptable();
     broker.take_all_restored();
+    broker.restore_outputs();
     broker.retain_all(&imsup_exe, follows)?;
     if !is_written {
         broker.remember();

@@ -40,6 +40,7 @@ impl Broker {
 
     /// Nothing can be started for a host that is not declared.
     fn launch(&mut self, id: HostId, instance: InstanceId, boot: u64, again: bool) {
+        let output = self.output(id);
         let Some(spec) = self.hosts[id].spec(&self.cluster) else {
             return;
         };
@@ -50,6 +51,7 @@ impl Broker {
             instance,
             boot,
             log: self.paths.log(spec.name.as_str()),
+            output: output.as_ref(),
             again,
         });
     }

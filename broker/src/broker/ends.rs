@@ -230,6 +230,7 @@ impl Broker {
     /// A host's instance is over, and so are all leftovers.
     pub(super) fn end(&mut self, id: HostId) {
         self.record_wake(id);
+        self.close_output(id);
         let Some((instance, supervisor_status)) = self.take_instance(id) else {
             return;
         };

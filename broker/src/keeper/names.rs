@@ -31,6 +31,11 @@ pub(crate) enum What {
         /// Its place.
         place: usize,
     },
+    /// The read end of the pipe to which the program of the host with this address prints.
+    Output {
+        /// The host's address.
+        vip: Ipv4Addr,
+    },
     /// A socket of the name server's in a namespace for resolvers.
     Resolvers {
         /// The number of the namespace: the project's later namespaces have higher numbers.
@@ -61,6 +66,7 @@ impl What {
                 namespace: namespace.parse().ok()?,
             },
             ["block", kind, ip, port] => Self::Block(transport(kind)?, at(ip, port)?),
+            ["output", ip] => Self::Output { vip: ip.parse().ok()? },
             ["published", ip, place] => Self::Published {
                 vip: ip.parse().ok()?,
                 place: place.parse().ok()?,
@@ -92,6 +98,7 @@ impl fmt::Display for What {
                 write!(f, "{prefix}{kind} {} {}", at.ip(), at.port())
             }
             Self::Resolvers { namespace } => write!(f, "resolvers {namespace}"),
+            Self::Output { vip } => write!(f, "output {vip}"),
             Self::Published { vip, place } => write!(f, "published {vip} {place}"),
         }
     }
@@ -127,6 +134,7 @@ mod tests {
             ),
             (What::Published { vip, place: 2 }, "published 127.77.3.2 2"),
             (What::Resolvers { namespace: 3 }, "resolvers 3"),
+            (What::Output { vip }, "output 127.77.3.2"),
         ] {
             assert_eq!(what.to_string(), text);
             let name = what.name(&fd);

@@ -43,6 +43,7 @@ fn samples() -> BTreeMap<&'static str, (Message, Option<What>)> {
             "store-published",
             store("published 127.77.3.2 2 5", What::Published { vip, place: 2 }),
         ),
+        ("store-output", store("output 127.77.3.2 7", What::Output { vip })),
         (
             "store-resolvers",
             store("resolvers 3 6", What::Resolvers { namespace: 3 }),

@@ -221,12 +221,15 @@ fn kill(pid: u32) {
 }
 
 /// Opens the file for the program's output: the log, or /dev/null if that fails (a full disk),
-/// after a warning.
+/// after a warning. The end of a pipe instead, if there is one.
 fn open_log(launch: &Launch<'_>) -> Result<File, LaunchError> {
     let failed = |source| LaunchError::Log {
         path: launch.log.clone(),
         source,
     };
+    if let Some(output) = launch.output {
+        return output.try_clone().map(File::from).map_err(failed);
+    }
     // O_NONBLOCK: a user may have put a pipe there, and the loop waits for no reader of the pipe
     // (fifo(7)). The program has the log as ever.
     let mut options = File::options();

@@ -97,7 +97,10 @@ fn progress(host: &HostStatus) -> Progress {
         (HostState::Failed, _) => Progress::Failed(format!("could not be started: {}", detail())),
         (HostState::Imaginary, _) if host.detail.is_some() => Progress::Failed(detail()),
         (_, Some(Health::Unhealthy)) => Progress::Failed("is unhealthy".to_owned()),
-        (HostState::Booting, _) | (_, Some(Health::Starting)) => Progress::OnTheWay,
+        (_, Some(Health::Starting)) => Progress::OnTheWay,
+        // A program without a port says nothing more.
+        (HostState::Booting, None) if host.pid.is_some() => Progress::There,
+        (HostState::Booting, _) => Progress::OnTheWay,
         _ => Progress::There,
     }
 }

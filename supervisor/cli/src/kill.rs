@@ -2,9 +2,11 @@
 
 use anyhow::{Context, Result, anyhow};
 use imsup_linux::pidfd::open_process;
-use imsup_wire::{HostName, HostStatus};
+use imsup_protocol::Request;
+use imsup_wire::{HostName, HostState, HostStatus};
 use rustix::process::{Signal, pidfd_send_signal};
 
+use super::caller;
 use super::connection;
 use super::power;
 use super::project::ProjectAndFileArgs;
@@ -45,6 +47,13 @@ pub fn run(args: &Args) -> Result<()> {
             && hosts.iter().any(|now| now.name == host.name && now.pid == Some(pid))
         {
             pidfd_send_signal(process, args.signal).with_context(|| format!("signalling host '{}'", host.name))?;
+            if host.state == HostState::Suspended {
+                // Where threads are stopped by ptrace(2), nobody sees that a signal waits.
+                let hosts = vec![host.name.clone()];
+                let by = caller::name();
+                // It may have ended by the signal.
+                let _ = connection::order(&project, Request::Resume { hosts, by });
+            }
             signalled.push(host.name);
         }
     }

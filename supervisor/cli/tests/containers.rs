@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use archive::Layer;
 use common::command::{self, LIMIT};
-use common::{Project, client, imsup};
+use common::{Project, client, imsup, wait_until};
 use image::{Compression, Image};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -330,4 +330,39 @@ fn an_image_in_use_is_not_pruned() {
     let listed: Value = serde_json::from_str(&of_store(&project, &["images", "--format", "json"])).unwrap();
     assert_eq!(listed["used_by"], json!([]));
     assert!(of_store(&project, &["images", "prune", "--all"]).starts_with("removed 1 name and 1 layer"));
+}
+
+/// A program may open its output by its name, as under docker: nothing that it has printed is lost, and
+/// a program that is another user may as well.
+#[test]
+fn output_may_be_opened_by_its_name() {
+    let project = project(
+        "services:
+  web:
+    image: site
+    command: [sh, -c, \"echo a; echo b > /dev/stdout; echo c; echo d > /dev/stderr; echo e >&2; cat /data/go; echo f > /dev/stdout; exec sleep 1000\"]
+    x-imsup: {start: up}
+    volumes: [\"./data:/data\"]
+  other:
+    image: site
+    user: \"82\"
+    command: [sh, -c, \"echo a; echo b > /dev/stdout; exec sleep 1000\"]
+    x-imsup: {start: up}
+",
+    );
+    let go = project.path("data/go");
+    fs::create_dir(project.path("data")).unwrap();
+    nix::unistd::mkfifo(&go, nix::sys::stat::Mode::from_bits_truncate(0o666)).unwrap();
+    project.ok(&["up", "-d", "--wait"]);
+    let prints = |host: &str, lines: &str| {
+        wait_until("the output to be in the log", || {
+            project.ok(&["logs", "--no-log-prefix", host]) == lines
+        });
+    };
+    prints("web", "a\nb\nc\nd\ne\n");
+    prints("other", "a\nb\n");
+    // The next broker goes on reading.
+    project.kill(project.broker());
+    fs::write(&go, "").unwrap();
+    prints("web", "a\nb\nc\nd\ne\nf\n");
 }

@@ -21,6 +21,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigmaskHow, Signal, pthread_sigmask};
 use nix::unistd::setsid;
 use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::{FileType, Gid, Uid};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 
 use super::{Credentials, Program};
@@ -249,6 +250,9 @@ unsafe fn become_program(
     if !is_told(go) {
         return Err(Errno::ECANCELED);
     }
+    if let Some(credentials) = program.credentials.filter(|_| program.place.root().is_some()) {
+        hand_output_over(credentials);
+    }
     program.place.limit_capabilities()?;
     if let Some(credentials) = program.credentials {
         take_on(credentials, &execution.groups)?;
@@ -267,6 +271,20 @@ unsafe fn become_program(
     pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&program.signals), None)?;
     // SAFETY: as the caller says.
     Err(unsafe { execution.execute() })
+}
+
+/// Gives the pipes of standard output and error to the program's user, who may then open them by
+/// their names (/dev/stdout; proc(5), /proc/PID/fd), as under docker (runc, fixStdioPermissions). The
+/// files that only a user of the machine has stay as they are.
+fn hand_output_over(credentials: &Credentials) {
+    for fd in [rustix::stdio::stdout(), rustix::stdio::stderr()] {
+        let is_pipe = rustix::fs::fstat(fd).is_ok_and(|found| FileType::from_raw_mode(found.st_mode) == FileType::Fifo);
+        if is_pipe {
+            // Where it is not allowed, the user has no name for the pipe, and nothing else is lost.
+            let (uid, gid) = (credentials.uid.as_raw(), credentials.gid.as_raw());
+            let _ = rustix::fs::fchown(fd, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+        }
+    }
 }
 
 /// Becomes another user: setgroups(2), setresgid(2), setresuid(2), of this thread, the only thread

@@ -20,6 +20,7 @@ mod notification;
 mod occupants;
 mod orphaned;
 mod owners;
+mod pipes;
 mod removed;
 mod resolvers;
 mod roots;
