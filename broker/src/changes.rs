@@ -93,6 +93,7 @@ fn keys(old: &HostSpec, new: &HostSpec) -> Vec<String> {
             "networks",
             (&old.networks, &old.aliases, old.address) != (&new.networks, &new.aliases, new.address),
         ),
+        ("extra_hosts", old.extra_hosts != new.extra_hosts),
         ("hostname", old.hostname != new.hostname),
         ("restart", old.restart != new.restart),
     ];

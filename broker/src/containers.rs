@@ -31,6 +31,10 @@ const SHM_BYTES: u64 = 64 << 20;
 /// The mode of a tmpfs(5) under Docker.
 const TMPFS_MODE: u32 = 0o1777;
 
+/// What docker writes to /etc/hosts of every container. Names of hosts are the name server's.
+const HOSTS: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\n\
+                     ff00::\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n";
+
 /// The file with the machine's resolvers, which a root has as well.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
@@ -117,7 +121,7 @@ fn complete_with(
     }
     host.health = health(host.health.take(), config.healthcheck.as_ref());
     let own = paths.roots().join(host.name.as_str());
-    let (mounts, targets) = mounts(container, config, &own, paths, volumes);
+    let (mounts, targets) = mounts(container, config, &host.hostname, &own, paths, volumes);
     let one = one_id(program.user.as_deref(), config, image.layers)?;
     let ids = match ids {
         Ids::One { .. } => one,
@@ -211,6 +215,7 @@ fn one_id(user: Option<&str>, config: &ImageConfig, layers: &[PathBuf]) -> Resul
 fn mounts(
     container: &Container,
     config: &ImageConfig,
+    hostname: &str,
     own: &Path,
     paths: &Paths,
     volumes: &mut Volumes,
@@ -223,6 +228,19 @@ fn mounts(
     if !Path::new(RESOLV_CONF).exists() {
         mounts.clear();
     }
+    for (target, text) in [
+        ("/etc/hosts", HOSTS.to_owned()),
+        ("/etc/hostname", format!("{hostname}\n")),
+    ] {
+        let file = own.join("content").join(target.replace('/', "-"));
+        volumes.content(file.clone(), text, 0o644);
+        mounts.push(Mount {
+            target: target.into(),
+            source: MountSource::Bind(file.into()),
+            read_only: false,
+        });
+    }
+    mounts.retain(|mount| !container.mounts.iter().any(|own| own.target == mount.target.as_ref()));
     let mut targets = Vec::new();
     for (number, mount) in container.mounts.iter().enumerate() {
         let source = match &mount.source {

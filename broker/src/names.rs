@@ -39,6 +39,8 @@ pub(crate) struct Names {
     sharing: HashMap<Ipv4Addr, Box<str>>,
     /// Hosts that are booted by a look-up of the name.
     prefetched: HashSet<Ipv4Addr>,
+    /// Further names of single hosts (`extra_hosts`), by the address of the host that finds them.
+    extra: HashMap<Ipv4Addr, Vec<(String, IpAddr)>>,
     /// Hosts of other projects, at networks that the projects share. Own names go before.
     others: Others,
     others_by_name: HashMap<Box<str>, Vec<Ipv4Addr>>,
@@ -56,6 +58,7 @@ impl Names {
             by_address: HashMap::with_capacity(indexes.len()),
             sharing: HashMap::new(),
             prefetched: HashSet::new(),
+            extra: HashMap::new(),
             others: Others::new(),
             others_by_name: HashMap::new(),
             turn: AtomicUsize::new(0),
@@ -63,6 +66,9 @@ impl Names {
         for (host, index) in cluster.hosts.iter().zip(indexes) {
             let address = planes.vip(*index);
             names.add_host(host.name.as_str(), &host.aliases, address);
+            if !host.extra_hosts.is_empty() {
+                names.extra.insert(address, host.extra_hosts.clone());
+            }
             if host.imsup.prefetch_dns {
                 names.prefetched.insert(address);
             }
@@ -146,6 +152,18 @@ impl Names {
     /// The addresses of a name, as written or with the project as its domain.
     pub(crate) fn addresses(&self, name: &str) -> Vec<Ipv4Addr> {
         self.find(name, &[]).cloned().unwrap_or_default()
+    }
+
+    /// What the asker's own `extra_hosts` say of a name; `None` if nothing.
+    fn extra_of(&self, name: &str, asker: IpAddr) -> Option<Vec<IpAddr>> {
+        let IpAddr::V4(asker) = asker.to_canonical() else {
+            return None;
+        };
+        let name = name.strip_suffix('.').unwrap_or(name);
+        let entries = self.extra.get(&asker)?.iter();
+        let named = entries.filter(|(extra, _)| extra.eq_ignore_ascii_case(name));
+        let addresses: Vec<IpAddr> = named.map(|(_, address)| *address).collect();
+        (!addresses.is_empty()).then_some(addresses)
     }
 
     /// The addresses of a name, another address first each time. A host that asks for the name that
@@ -265,6 +283,20 @@ mod tests {
         assert!(file.ends_with("127.77.5.3 db\n127.77.9.1 cache\n"), "{file}");
         names.know_others(&Others::new());
         assert!(names.addresses("cache").is_empty());
+    }
+
+    #[test]
+    fn extra_hosts_are_of_one_host_alone() {
+        let mut hosts = ["one", "two"].map(host).to_vec();
+        let [v4, v6]: [IpAddr; 2] = ["10.0.0.7".parse().unwrap(), "fd00::7".parse().unwrap()];
+        hosts[0].extra_hosts = vec![("far".to_owned(), v4), ("far".to_owned(), v6), ("two".to_owned(), v4)];
+        let indexes = [1u16, 2].map(|number| Index::new(0x0500 | number).unwrap());
+        let names = Names::new(&cluster("Shop", hosts), Planes::default(), &indexes);
+        let [one, two] = [1, 2].map(|low| IpAddr::from([127, 77, 5, low]));
+        assert_eq!(names.extra_of("FAR.", one), Some(vec![v4, v6]));
+        assert_eq!(names.extra_of("two", one), Some(vec![v4]), "over the project's");
+        assert_eq!(names.extra_of("far", two), None);
+        assert_eq!(names.extra_of("far", OUTSIDE), None);
     }
 
     #[test]

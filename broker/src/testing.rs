@@ -23,6 +23,7 @@ pub(crate) fn host(name: &str) -> HostSpec {
         name: name.parse().expect("a name"),
         hostname: name.to_owned(),
         aliases: Vec::new(),
+        extra_hosts: Vec::new(),
         networks: Vec::new(),
         address: None,
         program: ProgramSpec {

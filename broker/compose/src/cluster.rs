@@ -39,6 +39,8 @@ pub struct HostSpec {
     /// Further names of the host, in lower case: the service's name of a replica, `hostname`,
     /// `container_name`, `networks.*.aliases`.
     pub aliases: Vec<String>,
+    /// Further names that the host finds (`extra_hosts`), in lower case.
+    pub extra_hosts: Vec<(String, IpAddr)>,
     /// The networks of the host, by the names that other projects have for them.
     pub networks: Vec<String>,
     /// A pinned VIP (`networks.*.ipv4_address`).

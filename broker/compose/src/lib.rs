@@ -20,6 +20,7 @@ mod dotenv;
 mod duration;
 mod environment;
 mod error;
+mod extra_hosts;
 mod files;
 mod find;
 mod finish;

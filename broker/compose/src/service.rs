@@ -23,7 +23,7 @@ use super::problem::Problem;
 use super::read::{Path, map, number, text};
 use super::tree::{Entry, Map, Node};
 use super::variables::Environment;
-use super::{duration, health, limits, logging, publish, restart, settings, user};
+use super::{duration, extra_hosts, health, limits, logging, publish, restart, settings, user};
 use crate::cluster::{Condition, HostSpec, ProgramSpec, Publish, Settings};
 use crate::subnet::Subnet;
 
@@ -103,6 +103,7 @@ impl Builder<'_> {
             name: own.clone(),
             hostname: reported.unwrap_or(own.as_str()).to_owned(),
             aliases: self.aliases(node, &path, name, &own, &networks),
+            extra_hosts: extra_hosts::read(node, &path)?,
             networks: self.names_of(&networks),
             address: networks.address.map(|address| address.address),
             program: ProgramSpec {

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use imsup_wire::address::Plane;
-use simple_dns::rdata::{A, PTR, RData};
+use simple_dns::rdata::{A, AAAA, PTR, RData};
 use simple_dns::{CLASS, Name, OPCODE, Packet, PacketFlag, QTYPE, RCODE, ResourceRecord, TYPE};
 
 use super::Names;
@@ -72,6 +72,13 @@ pub(super) fn decide(query: &[u8], names: &Names, search: &[String], over: Over,
             _ => Decision::Forward,
         };
     }
+    if let Some(addresses) = names.extra_of(&asked, asker) {
+        let records = addresses
+            .iter()
+            .filter_map(|address| of_address(*address, question.qtype));
+        let record = |data| ResourceRecord::new(question.qname.clone(), CLASS::IN, TTL, data);
+        return answer(&packet, records.map(record).collect(), RCODE::NoError, over, &[]);
+    }
     let Some(addresses) = names.take_turns(&asked, search, asker) else {
         return Decision::Forward;
     };
@@ -93,6 +100,19 @@ pub(super) fn decide(query: &[u8], names: &Names, search: &[String], over: Over,
     // A name that exists and has no record of that type: no error, no answer (AAAA, so that callers
     // take the A).
     answer(&packet, records.collect(), RCODE::NoError, over, &wake)
+}
+
+/// An address as an answer to a question of this type.
+fn of_address(address: IpAddr, kind: QTYPE) -> Option<RData<'static>> {
+    match address {
+        IpAddr::V4(four) if matches!(kind, QTYPE::TYPE(TYPE::A) | QTYPE::ANY) => {
+            Some(RData::A(A { address: four.into() }))
+        }
+        IpAddr::V6(six) if matches!(kind, QTYPE::TYPE(TYPE::AAAA) | QTYPE::ANY) => {
+            Some(RData::AAAA(AAAA { address: six.into() }))
+        }
+        _ => None,
+    }
 }
 
 /// The answer if no server could be asked.

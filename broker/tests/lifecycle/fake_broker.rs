@@ -93,6 +93,7 @@ fn host(line: &str) -> HostSpec {
         name: name.parse().expect("a host's name"),
         hostname: name.to_owned(),
         aliases: Vec::new(),
+        extra_hosts: Vec::new(),
         networks: Vec::new(),
         address: None,
         program: ProgramSpec {

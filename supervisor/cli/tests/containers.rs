@@ -13,6 +13,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::Stdio;
+use std::thread;
 use std::time::Duration;
 
 use archive::Layer;
@@ -113,7 +114,15 @@ fn an_image_boots_with_its_first_connection_sleeps_and_wakes() {
 #[test]
 fn a_command_beside_a_program_has_its_root_variables_and_directory() {
     let project = project(
-        "services:\n  web: {image: site, hostname: face, environment: {B: file}, healthcheck: {test: \"echo -n $$A $$B $$(hostname) $$PWD > /tmp/checked\"}}\n  other: {image: site}\n",
+        "services:
+  web:
+    image: site
+    hostname: face
+    environment: {B: file}
+    extra_hosts: [\"machine:host-gateway\", \"far=10.0.0.7\"]
+    healthcheck: {test: \"echo -n $$A $$B $$(hostname) $$PWD > /tmp/checked\"}
+  other: {image: site}
+",
     );
     project.ok(&["up", "-d"]);
     let said = |arguments: &[&str]| project.ok(&[&["exec"], arguments].concat());
@@ -130,6 +139,32 @@ fn a_command_beside_a_program_has_its_root_variables_and_directory() {
     assert_eq!(
         said(&["-w", "/tmp", "-e", "C=own", "web", "--", "sh", "-c", "echo $PWD $C"]),
         "/tmp own\n"
+    );
+    let names = said(&["web", "--", "cat", "/etc/hosts", "/etc/hostname"]);
+    assert!(
+        names.starts_with("127.0.0.1\tlocalhost\n") && names.ends_with("\nface\n"),
+        "{names}"
+    );
+    // The machine's own services, by the name that its host has for it; another host has none.
+    let machine = TcpListener::bind("127.0.0.2:0").unwrap();
+    let port = machine.local_addr().unwrap().port();
+    let answering = thread::spawn(move || {
+        let (mut client, _) = machine.accept().unwrap();
+        let mut asked = Vec::new();
+        while !asked.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            client.read_exact(&mut byte).unwrap();
+            asked.extend(byte);
+        }
+        client.write_all(b"HTTP/1.0 200 OK\r\n\r\nthe machine").unwrap();
+    });
+    let url = format!("http://machine:{port}/");
+    assert_eq!(said(&["web", "--", "wget", "-q", "-O", "-", &url]), "the machine");
+    answering.join().unwrap();
+    assert!(
+        !project
+            .imsup(&["exec", "other", "--", "wget", "-q", "-O", "-", &url])
+            .success()
     );
     // So has a health check.
     let checked = project.wait_event("web", "healthy", 1);

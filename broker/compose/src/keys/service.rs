@@ -108,7 +108,7 @@ pub(in super::super) const SERVICE: &[Key] = &[
     not("dns_opt", Shape::Texts, NAMES),
     not("dns_search", Shape::OneOrTexts, NAMES),
     not("domainname", Shape::Text, NAMES),
-    not("extra_hosts", Shape::ExtraHosts, NAMES),
+    honoured("extra_hosts", Shape::ExtraHosts),
     not("models", Shape::Models, "imsup starts no models"),
     not("provider", Shape::Any, "imsup runs commands only"),
     not("post_start", Shape::Items(&Shape::Keys(HOOK)), HOOKS),
