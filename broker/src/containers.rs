@@ -88,8 +88,10 @@ pub fn complete(
     let Some(container) = host.container.take() else {
         return Ok(Vec::new());
     };
+    let declared = host.expose.len();
     let completed = complete_with(host, &container, image, ids, paths, volumes);
-    host.container = Some(container);
+    let exposed = host.expose[declared..].to_vec();
+    host.container = Some(Box::new(Container { exposed, ..*container }));
     completed
 }
 

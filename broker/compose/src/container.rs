@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use imsup_wire::Transport;
 use imsup_wire::root::{DEFAULT_CAPABILITIES, capability};
 use serde::{Deserialize, Serialize};
 
@@ -39,6 +40,8 @@ pub struct Container {
     pub capabilities: u64,
     /// `sysctls`.
     pub sysctls: Vec<(String, String)>,
+    /// The ports that only the image declares, once it is known.
+    pub exposed: Vec<(Transport, u16)>,
 }
 
 /// A mount in the root of an image.
@@ -146,6 +149,7 @@ pub(super) fn of(
         shm_bytes: service.shm_size,
         capabilities,
         sysctls: sysctls(service, unhonoured),
+        exposed: Vec::new(),
     }))
 }
 

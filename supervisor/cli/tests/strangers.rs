@@ -169,6 +169,44 @@ services:
     assert!(said.contains("host=db "), "{said}");
 }
 
+/// As nginx does: the listener is root's, and what is accepted is the worker's.
+#[test]
+fn what_a_worker_accepts_as_another_user_is_the_projects() {
+    let project = Project::new(
+        "workers",
+        r#"
+services:
+  web: { command: [python3, -u, "@dir@/server.py"], ports: ["127.0.0.1:0:8080"] }
+  client: { command: ["@guest@", --tcp, "1"], expose: ["1"] }
+"#,
+    );
+    let server = format!(
+        "import os, socket\n\
+         listener = socket.create_server(('0.0.0.0', 8080))\n\
+         os.setgroups([]); os.setgid({DROPPED}); os.setuid({DROPPED})\n\
+         while True:\n    client, _ = listener.accept()\n    client.recv(99)\n    client.sendall(b'served\\n')\n    client.close()\n"
+    );
+    std::fs::write(project.path("server.py"), server).unwrap();
+    project.ok(&["up", "-d"]);
+    let published = project.ok(&["port", "web", "8080"]).trim().parse().unwrap();
+    for _ in 0..50 {
+        let served = common::client::ask_line(published, "?");
+        assert_eq!(served.unwrap(), "served");
+    }
+    for _ in 0..5 {
+        let said = project.ok(&[
+            "exec",
+            "client",
+            "--",
+            "python3",
+            "-c",
+            "import socket; s = socket.create_connection(('web', 8080)); s.sendall(b'?'); print(s.recv(99))",
+        ]);
+        assert!(said.contains("served"), "{said}");
+    }
+    project.down();
+}
+
 #[test]
 fn who_took_a_declared_port_after_the_brokers_death_is_named() {
     let project = Project::up("after", COMPOSE);

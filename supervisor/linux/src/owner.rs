@@ -24,7 +24,6 @@ const DIAG_MSG_BYTES: usize = 72;
 const AF_INET: u8 = 2;
 const IPPROTO_TCP: u8 = 6;
 const IPPROTO_UDP: u8 = 17;
-const LISTEN: u8 = 10;
 /// The index of the loopback device in every network namespace (include/linux/netdevice.h,
 /// LOOPBACK_IFINDEX). Hosts are reached through this device. A socket bound to the device
 /// (SO_BINDTODEVICE) is not found by a request that names no device.
@@ -43,7 +42,6 @@ pub struct Owner {
     pub inode: u32,
     /// The socket's cookie (SO_COOKIE).
     pub cookie: u64,
-    state: u8,
 }
 
 /// A way to ask for owners.
@@ -101,21 +99,20 @@ impl Owners {
         Ok(self.ask(Transport::Udp, address, NOBODY)?.is_some())
     }
 
-    /// The owner of the other end of a TCP connection from `client` to `server`: of the accepted
-    /// socket, and until it is accepted of the listener. `None` if neither is there any more.
+    /// The owner of the other end of a TCP connection from `client` to `server`: of the listener, by
+    /// which whoever accepts has the connection (a server that listens as root and accepts as another
+    /// user), or of the accepted socket if the listener is closed. `None` if neither is there any more.
     ///
     /// # Errors
     /// As [`Owners::of`].
     pub fn of_server(&mut self, server: SocketAddrV4, client: SocketAddrV4) -> io::Result<Option<Owner>> {
-        let found = self.ask(Transport::Tcp, server, client)?;
-        match found {
-            // Older kernels report root as the owner of connections that were not accepted
-            // (net/core/sock.c, sock_i_uid).
-            Some(owner) if owner.inode == 0 && owner.state != LISTEN => self.of(Endpoint {
-                transport: Transport::Tcp,
-                address: server,
-            }),
-            found => Ok(found),
+        let listener = self.of(Endpoint {
+            transport: Transport::Tcp,
+            address: server,
+        })?;
+        match listener {
+            Some(listener) => Ok(Some(listener)),
+            None => self.ask(Transport::Tcp, server, client),
         }
     }
 
@@ -190,7 +187,6 @@ fn parse(bytes: &[u8]) -> Option<(u32, Result<Owner, Errno>)> {
                 uid: word(64)?,
                 inode: word(68)?,
                 cookie: u64::from(word(48)?) << 32 | u64::from(word(44)?),
-                state: message[1],
             })
         }
         _ => return None,

@@ -75,6 +75,8 @@ fn the_other_end_of_a_connection_is_the_accepted_socket_and_before_that_the_list
     let waiting = owners.of_server(at, from).unwrap().unwrap();
     assert_eq!(waiting.cookie, socket::cookie(listener.as_fd()).unwrap());
     let (server, _) = listener.accept().unwrap();
+    let listening = owners.of_server(at, from).unwrap().unwrap();
+    assert_eq!(listening.cookie, socket::cookie(listener.as_fd()).unwrap());
     // A server that closes the listener at once still has the connection.
     drop(listener);
     let accepted = owners.of_server(at, from).unwrap().unwrap();
