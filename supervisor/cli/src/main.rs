@@ -53,6 +53,7 @@ mod sleep;
 mod spawned;
 mod supervise;
 mod table;
+mod terminal;
 mod tree;
 mod up;
 mod usage;

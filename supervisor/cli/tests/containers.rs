@@ -112,6 +112,22 @@ fn an_image_boots_with_its_first_connection_sleeps_and_wakes() {
 }
 
 #[test]
+fn a_command_on_a_terminal_has_one_of_its_root() {
+    let project = project("services: {web: {image: site}}");
+    project.ok(&["up", "-d"]);
+    let exec = format!(
+        "{} exec -p {} web sh -c 'tty; ls -1 /dev/pts; echo $TERM'",
+        imsup().display(),
+        project.name
+    );
+    // script(1) gives the command a terminal, with names of this machine.
+    let said = command::run(project.command("script", &["-qec", &exec, "/dev/null"]), LIMIT).expect_success(&exec);
+    // script(1) types an end of its input, which may be echoed before.
+    let said = said.replace('\r', "");
+    assert!(said.ends_with("/dev/pts/0\n0\nptmx\nxterm\n"), "{said}");
+}
+
+#[test]
 fn a_command_beside_a_program_has_its_root_variables_and_directory() {
     let project = project(
         "services:
