@@ -115,9 +115,9 @@ fn a_command_has_a_terminal_if_its_caller_has() {
     screen.type_in("an echo\n");
     screen.shows("an echo\r\nan echo\r\n");
     screen.type_in("\u{1a}");
-    screen.shows("prompt+");
-    screen.type_in("jobs; fg\n");
     screen.shows("Stopped");
+    screen.shows("prompt+");
+    screen.type_in("fg\n");
     screen.shows("exec cat'\r\n");
     screen.type_in("again\n");
     screen.shows("again\r\nagain\r\n");
