@@ -92,14 +92,6 @@ fn privileged() -> anyhow::Error {
     )
 }
 
-/// The replica of a service with this number, from 1 on.
-fn replica(project: &Project, service: &str, index: u32) -> Result<HostName> {
-    let hosts = connection::select(project, &[service.to_owned()])?;
-    let number = usize::try_from(index).ok().and_then(|index| index.checked_sub(1));
-    let found = number.and_then(|number| hosts.get(number)).cloned();
-    found.ok_or_else(|| anyhow!("service '{service}' has no replica {index}: there are {}", hosts.len()))
-}
-
 /// This command line, for the process that leads the command's session.
 fn leading() -> Vec<OsString> {
     let mut arguments = habits::arrange(std::env::args_os().collect());
@@ -156,7 +148,7 @@ pub fn join(spec: &mut ProgramSpec, of_host: ProgramSpec) {
 fn ready(args: &Args) -> Result<(Project, HostName)> {
     let project = args.project.find()?;
     let host = match args.index {
-        Some(index) => replica(&project, &args.host, index)?,
+        Some(index) => connection::replica(&project, &args.host, index)?,
         None => connection::select_one(&project, &args.host)?,
     };
     let request = Request::Wake {

@@ -55,6 +55,7 @@ const VERBS: &[(&str, &str)] = &[
         "attach",
         "`imsup logs -f HOST` shows what its program prints, `imsup exec HOST -- CMD` runs a command beside it",
     ),
+    ("bridge", "imsup runs compose files as they are"),
     (
         "build",
         "build with docker, podman or buildah: `imsup up` takes the image from their stores",

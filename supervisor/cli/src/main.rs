@@ -107,6 +107,7 @@ enum Verb {
     Ls(ls::Args),
     Why(why::Args),
     Usage(usage::Args),
+    #[command(alias = "convert")]
     Config(config::Args),
     Load(load::Args),
     Pull(pull::Args),
@@ -242,6 +243,20 @@ mod tests {
             "imsup run -- x --format json",
         ] {
             assert_eq!(style(line), Style::Text, "{line}");
+        }
+    }
+
+    /// The verbs of docker compose 2.40, `docker compose help`.
+    #[test]
+    fn each_verb_of_docker_compose_is_one_here_or_has_a_word() {
+        let verbs = "attach bridge build commit config convert cp create down events exec export help images kill logs ls \
+                     pause port ps publish pull push restart rm run scale start stats stop top unpause up version volumes \
+                     wait watch";
+        let mut cli = Cli::command();
+        cli.build();
+        for verb in verbs.split_whitespace() {
+            let is_here = cli.find_subcommand(verb).is_some();
+            assert!(is_here != habits::word_for(verb).is_some(), "{verb}");
         }
     }
 

@@ -37,6 +37,20 @@ fn options_come_before_the_verb_and_verbs_are_found() {
         (Some(&*project.name), Some(2))
     );
     assert_eq!(ok("ls -q").trim(), project.name);
+    assert!(ok("-p PROJECT logs --tail all web").contains("listening"));
+    assert_eq!(ok("-p PROJECT logs -n 0 web"), "");
+    assert!(imsup("-p PROJECT logs --since 1h").stderr.contains("imsup events"));
+    assert_eq!(ok("-p PROJECT port --index 1 web 8080"), published);
+    assert!(
+        imsup("-p PROJECT port --index 2 web 8080")
+            .stderr
+            .contains("there are 1")
+    );
+    assert_eq!(ok("-p PROJECT ps -q --status running"), "web\n");
+    assert_eq!(ok("-p PROJECT ps -q --filter status=created"), "dev\n");
+    assert_eq!(ok("-p PROJECT ps -q --status exited"), "");
+    assert_eq!(ok("-p PROJECT ps -q --status exited --status created"), "dev\n");
+    assert_eq!(imsup("-p PROJECT ps --status nosuch").code(), Some(2));
     ok("-p PROJECT start dev");
     assert_eq!(project.host("dev").state, "running");
     // A signal wakes a sleeper, and acts.
