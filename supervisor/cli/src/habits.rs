@@ -40,6 +40,7 @@ const OF_PROJECTS: &[&str] = &[
     "start",
     "stop",
     "suspend",
+    "top",
     "up",
     "usage",
     "wake",
@@ -79,10 +80,6 @@ const VERBS: &[(&str, &str)] = &[
         "set deploy.replicas in the compose file, and run `imsup up -d`",
     ),
     ("stats", "`imsup usage` shows what hosts have used"),
-    (
-        "top",
-        "`imsup ps` shows each host's first process; `ps --forest -p PID` what it has started",
-    ),
     ("unpause", "`imsup resume HOST`"),
     (
         "volumes",

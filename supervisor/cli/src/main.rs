@@ -54,6 +54,7 @@ mod spawned;
 mod supervise;
 mod table;
 mod terminal;
+mod top;
 mod tree;
 mod up;
 mod usage;
@@ -105,6 +106,7 @@ enum Verb {
     Kill(kill::Args),
     Port(port::Args),
     Ls(ls::Args),
+    Top(top::Args),
     Why(why::Args),
     Usage(usage::Args),
     #[command(alias = "convert")]
@@ -203,6 +205,7 @@ fn dispatch(verb: Verb) -> Result<ExitCode> {
         Verb::Kill(args) => kill::run(&args)?,
         Verb::Port(args) => port::run(&args)?,
         Verb::Ls(args) => ls::run(&args)?,
+        Verb::Top(args) => top::run(&args)?,
         Verb::Why(args) => why::run(&args)?,
         Verb::Usage(args) => usage::run(&args)?,
         Verb::Config(args) => config::run(&args)?,

@@ -53,8 +53,17 @@ fn options_come_before_the_verb_and_verbs_are_found() {
     assert_eq!(imsup("-p PROJECT ps --status nosuch").code(), Some(2));
     ok("-p PROJECT start dev");
     assert_eq!(project.host("dev").state, "running");
-    // A signal wakes a sleeper, and acts.
+    // A signal wakes a sleeper, and acts; to look at it does not.
     project.ok(&["suspend", "web"]);
+    let pid = project.host("web").pid.unwrap().to_string();
+    let shown = ok("-p PROJECT top web");
+    let processes: Vec<Vec<&str>> = shown.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert!(
+        processes.len() == 2 && processes[1][0] == "web" && processes[1][2] == pid,
+        "{shown}"
+    );
+    assert!(shown.contains("--tcp 8080"), "{shown}");
+    assert_eq!(project.host("web").state, "suspended");
     ok("-p PROJECT kill -s SIGTERM web");
     project.wait_event("web", "exit", 1);
     ok("-p PROJECT kill");
