@@ -97,6 +97,36 @@ pub fn word_for(verb: &str) -> Option<&'static str> {
     VERBS.iter().find(|(name, _)| *name == verb).map(|(_, word)| *word)
 }
 
+/// Options of docker compose's verbs that imsup does not have, and its words for them.
+const OPTIONS_OF_VERBS: &[(&[&str], &str)] = &[
+    (
+        &[
+            "--abort-on-container-exit",
+            "--abort-on-container-failure",
+            "--exit-code-from",
+        ],
+        "`imsup up -d`, and then the test by `imsup exec HOST -- CMD` or `imsup run -- CMD`, which end with its status",
+    ),
+    (
+        &["--attach", "--no-attach", "--attach-dependencies"],
+        "`imsup up -d`, and then `imsup logs -f HOST`",
+    ),
+    (
+        &["--build"],
+        "build with docker, podman or buildah: `imsup up` takes the image from their stores",
+    ),
+    (
+        &["--no-start"],
+        "`imsup up -d` starts what waits for no connection; `x-imsup: {start: connection}` keeps a service from that",
+    ),
+];
+
+/// imsup's word for an option of a verb of docker compose.
+pub fn word_for_option(option: &str) -> Option<&'static str> {
+    let found = OPTIONS_OF_VERBS.iter().find(|(names, _)| names.contains(&option));
+    found.map(|(_, word)| *word)
+}
+
 /// The arguments with the options before the verb behind it. What is not understood stays as it is.
 pub fn arrange(arguments: Vec<OsString>) -> Vec<OsString> {
     let mut moved: Vec<(&str, OsString)> = Vec::new();

@@ -66,7 +66,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::error::{ContextKind, ContextValue};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use imsup_broker::own_program;
 use imsup_linux::{dispositions, static_libc};
@@ -170,6 +170,15 @@ fn parse(arguments: Vec<OsString>) -> ArgMatches {
             && let Some(word) = habits::word_for(verb)
         {
             output::error(&format!("there is no verb '{verb}' here"));
+            output::hint(word);
+            std::process::exit(error.exit_code());
+        }
+        let option = error.get(ContextKind::InvalidArg);
+        if let Some(ContextValue::String(option)) = option
+            && error.kind() == ErrorKind::UnknownArgument
+            && let Some(word) = habits::word_for_option(option)
+        {
+            output::error(&format!("there is no option '{option}' here"));
             output::hint(word);
             std::process::exit(error.exit_code());
         }
@@ -331,6 +340,7 @@ mod tests {
     fn docker_compose_users_find_their_flags() {
         for line in [
             "imsup up -d -f a.yaml -f b.yaml -p shop --profile dev --profile test --strict",
+            "imsup up -d --no-build --no-color --menu=false -y",
             "imsup down -p shop --forget",
             "imsup ps --format json",
             "imsup ps -q",

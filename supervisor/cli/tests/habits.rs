@@ -74,6 +74,16 @@ fn options_come_before_the_verb_and_verbs_are_found() {
         unknown.code() == Some(2) && unknown.stderr.contains("`imsup usage`"),
         "{unknown}"
     );
+    let unknown = imsup("up --exit-code-from web");
+    assert!(
+        unknown.code() == Some(2) && unknown.stderr.contains("`imsup exec HOST"),
+        "{unknown}"
+    );
+    let misspelt = imsup("up --detatch");
+    assert!(
+        misspelt.code() == Some(2) && misspelt.stderr.contains("'--detach'"),
+        "{misspelt}"
+    );
     let misspelt = imsup("pss");
     assert!(
         misspelt.code() == Some(2) && misspelt.stderr.contains("'ps'"),
