@@ -116,7 +116,7 @@ fn a_command_on_a_terminal_has_one_of_its_root() {
     let project = project("services: {web: {image: site}}");
     project.ok(&["up", "-d"]);
     let exec = format!(
-        "{} exec -p {} web sh -c 'tty; ls -1 /dev/pts; echo $TERM'",
+        "{} exec -p {} web sh -c 'tty; ls -1 /dev/pts; echo $TERM; sh -ic \"case \\$- in *m*) echo controls jobs;; esac\" 2>&1'",
         imsup().display(),
         project.name
     );
@@ -124,7 +124,9 @@ fn a_command_on_a_terminal_has_one_of_its_root() {
     let said = command::run(project.command("script", &["-qec", &exec, "/dev/null"]), LIMIT).expect_success(&exec);
     // script(1) types an end of its input, which may be echoed before.
     let said = said.replace('\r', "");
-    assert!(said.ends_with("/dev/pts/0\n0\nptmx\nxterm\n"), "{said}");
+    for text in ["/dev/pts/0\n0\nptmx\nxterm\n", "\ncontrols jobs\n"] {
+        assert!(said.contains(text), "no '{text}': {said}");
+    }
 }
 
 #[test]
