@@ -72,6 +72,17 @@ pub fn select(project: &Project, asked: &[String]) -> Result<Vec<HostName>> {
     selection::hosts(asked, &hosts(project)?, &names(project)?).with_context(|| format!("project '{}'", project.name))
 }
 
+/// The replica of a service with this number, from 1 on.
+///
+/// # Errors
+/// As [`select`], or there are not as many replicas.
+pub fn replica(project: &Project, service: &str, index: u32) -> Result<HostName> {
+    let hosts = select(project, &[service.to_owned()])?;
+    let number = usize::try_from(index).ok().and_then(|index| index.checked_sub(1));
+    let found = number.and_then(|number| hosts.get(number)).cloned();
+    found.ok_or_else(|| anyhow!("service '{service}' has no replica {index}: there are {}", hosts.len()))
+}
+
 /// The only host with this name.
 ///
 /// # Errors

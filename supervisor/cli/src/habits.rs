@@ -40,6 +40,7 @@ const OF_PROJECTS: &[&str] = &[
     "start",
     "stop",
     "suspend",
+    "top",
     "up",
     "usage",
     "wake",
@@ -55,6 +56,7 @@ const VERBS: &[(&str, &str)] = &[
         "attach",
         "`imsup logs -f HOST` shows what its program prints, `imsup exec HOST -- CMD` runs a command beside it",
     ),
+    ("bridge", "imsup runs compose files as they are"),
     (
         "build",
         "build with docker, podman or buildah: `imsup up` takes the image from their stores",
@@ -78,10 +80,6 @@ const VERBS: &[(&str, &str)] = &[
         "set deploy.replicas in the compose file, and run `imsup up -d`",
     ),
     ("stats", "`imsup usage` shows what hosts have used"),
-    (
-        "top",
-        "`imsup ps` shows each host's first process; `ps --forest -p PID` what it has started",
-    ),
     ("unpause", "`imsup resume HOST`"),
     (
         "volumes",
@@ -97,6 +95,36 @@ const VERBS: &[(&str, &str)] = &[
 /// imsup's word for a verb of docker compose.
 pub fn word_for(verb: &str) -> Option<&'static str> {
     VERBS.iter().find(|(name, _)| *name == verb).map(|(_, word)| *word)
+}
+
+/// Options of docker compose's verbs that imsup does not have, and its words for them.
+const OPTIONS_OF_VERBS: &[(&[&str], &str)] = &[
+    (
+        &[
+            "--abort-on-container-exit",
+            "--abort-on-container-failure",
+            "--exit-code-from",
+        ],
+        "`imsup up -d`, and then the test by `imsup exec HOST -- CMD` or `imsup run -- CMD`, which end with its status",
+    ),
+    (
+        &["--attach", "--no-attach", "--attach-dependencies"],
+        "`imsup up -d`, and then `imsup logs -f HOST`",
+    ),
+    (
+        &["--build"],
+        "build with docker, podman or buildah: `imsup up` takes the image from their stores",
+    ),
+    (
+        &["--no-start"],
+        "`imsup up -d` starts what waits for no connection; `x-imsup: {start: connection}` keeps a service from that",
+    ),
+];
+
+/// imsup's word for an option of a verb of docker compose.
+pub fn word_for_option(option: &str) -> Option<&'static str> {
+    let found = OPTIONS_OF_VERBS.iter().find(|(names, _)| names.contains(&option));
+    found.map(|(_, word)| *word)
 }
 
 /// The arguments with the options before the verb behind it. What is not understood stays as it is.

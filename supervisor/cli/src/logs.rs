@@ -3,12 +3,13 @@
 use std::io::Write;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use imsup_broker::logs::{From, Logs};
 use imsup_wire::HostName;
 
 use super::compose::FileArgs;
 use super::connection;
+use super::failure::hinted;
 use super::output::{self, paint, prefix_style};
 use super::project::{Project, ProjectAndFileArgs, ProjectArgs};
 
@@ -30,8 +31,14 @@ pub struct Args {
     #[arg(short, long)]
     follow: bool,
     /// Begin with only the last N lines of each host
-    #[arg(short = 'n', long, value_name = "N")]
-    tail: Option<usize>,
+    #[arg(short = 'n', long, value_name = "N|all", value_parser = tail)]
+    tail: Option<From>,
+    #[arg(short, long, hide = true)]
+    timestamps: bool,
+    #[arg(long, hide = true)]
+    since: Option<String>,
+    #[arg(long, hide = true)]
+    until: Option<String>,
     /// No difference: the colours of programs are theirs (NO_COLOR turns off those of names)
     #[arg(long, hide = true)]
     no_color: bool,
@@ -57,11 +64,30 @@ impl Args {
     }
 }
 
+fn tail(text: &str) -> Result<From> {
+    if text == "all" {
+        return Ok(From::Beginning);
+    }
+    Ok(From::Tail(text.parse()?))
+}
+
+fn timeless() -> anyhow::Error {
+    let error =
+        anyhow!("a log is what programs print, without times: --timestamps, --since and --until have none to go by");
+    hinted(
+        error,
+        "`imsup events` has the times of what happened, `imsup logs --tail N` the latest lines",
+    )
+}
+
 /// Runs the verb.
 ///
 /// # Errors
 /// No project that is up, or no such host.
 pub fn run(args: &Args) -> Result<()> {
+    if args.timestamps || args.since.is_some() || args.until.is_some() {
+        return Err(timeless());
+    }
     let project = args.project()?;
     let all: Vec<HostName> = connection::hosts(&project)?.into_iter().map(|host| host.name).collect();
     let selected = connection::select(&project, &args.hosts)?;
@@ -70,7 +96,7 @@ pub fn run(args: &Args) -> Result<()> {
         ([], false) => Some(Prefixes::new(&all)),
         (several, false) => Some(Prefixes::new(several)),
     };
-    let from = args.tail.map_or(From::Beginning, From::Tail);
+    let from = args.tail.unwrap_or(From::Beginning);
     let logs = open(&project, &selected, from)?;
     Ok(show(logs, args.follow, prefixes.as_ref())?)
 }

@@ -53,6 +53,8 @@ mod sleep;
 mod spawned;
 mod supervise;
 mod table;
+mod terminal;
+mod top;
 mod tree;
 mod up;
 mod usage;
@@ -64,7 +66,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::error::{ContextKind, ContextValue};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use imsup_broker::own_program;
 use imsup_linux::{dispositions, static_libc};
@@ -104,8 +106,10 @@ enum Verb {
     Kill(kill::Args),
     Port(port::Args),
     Ls(ls::Args),
+    Top(top::Args),
     Why(why::Args),
     Usage(usage::Args),
+    #[command(alias = "convert")]
     Config(config::Args),
     Load(load::Args),
     Pull(pull::Args),
@@ -169,6 +173,15 @@ fn parse(arguments: Vec<OsString>) -> ArgMatches {
             output::hint(word);
             std::process::exit(error.exit_code());
         }
+        let option = error.get(ContextKind::InvalidArg);
+        if let Some(ContextValue::String(option)) = option
+            && error.kind() == ErrorKind::UnknownArgument
+            && let Some(word) = habits::word_for_option(option)
+        {
+            output::error(&format!("there is no option '{option}' here"));
+            output::hint(word);
+            std::process::exit(error.exit_code());
+        }
         error.exit()
     })
 }
@@ -201,6 +214,7 @@ fn dispatch(verb: Verb) -> Result<ExitCode> {
         Verb::Kill(args) => kill::run(&args)?,
         Verb::Port(args) => port::run(&args)?,
         Verb::Ls(args) => ls::run(&args)?,
+        Verb::Top(args) => top::run(&args)?,
         Verb::Why(args) => why::run(&args)?,
         Verb::Usage(args) => usage::run(&args)?,
         Verb::Config(args) => config::run(&args)?,
@@ -241,6 +255,20 @@ mod tests {
             "imsup run -- x --format json",
         ] {
             assert_eq!(style(line), Style::Text, "{line}");
+        }
+    }
+
+    /// The verbs of docker compose 2.40, `docker compose help`.
+    #[test]
+    fn each_verb_of_docker_compose_is_one_here_or_has_a_word() {
+        let verbs = "attach bridge build commit config convert cp create down events exec export help images kill logs ls \
+                     pause port ps publish pull push restart rm run scale start stats stop top unpause up version volumes \
+                     wait watch";
+        let mut cli = Cli::command();
+        cli.build();
+        for verb in verbs.split_whitespace() {
+            let is_here = cli.find_subcommand(verb).is_some();
+            assert!(is_here != habits::word_for(verb).is_some(), "{verb}");
         }
     }
 
@@ -312,6 +340,7 @@ mod tests {
     fn docker_compose_users_find_their_flags() {
         for line in [
             "imsup up -d -f a.yaml -f b.yaml -p shop --profile dev --profile test --strict",
+            "imsup up -d --no-build --no-color --menu=false -y",
             "imsup down -p shop --forget",
             "imsup ps --format json",
             "imsup ps -q",

@@ -17,6 +17,9 @@ pub struct Args {
     /// The transport
     #[arg(long, value_name = "PROTOCOL", default_value = "tcp", value_parser = ["tcp", "udp"])]
     protocol: String,
+    /// The replica, by number
+    #[arg(long, value_name = "N")]
+    index: Option<u32>,
     /// The host
     #[arg(value_name = "HOST")]
     host: String,
@@ -35,7 +38,10 @@ pub fn run(args: &Args) -> Result<()> {
         "udp" => Transport::Udp,
         _ => Transport::Tcp,
     };
-    let wanted = connection::select(&project, std::slice::from_ref(&args.host))?;
+    let wanted = match args.index {
+        Some(index) => vec![connection::replica(&project, &args.host, index)?],
+        None => connection::select(&project, std::slice::from_ref(&args.host))?,
+    };
     let hosts = connection::hosts(&project)?;
     let published = hosts
         .iter()

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::SystemTime;
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 use imsup_wire::{Endpoint, Health, HostState, HostStatus, Transport};
 use serde::Serialize;
 
@@ -26,9 +26,37 @@ pub struct Args {
     /// No difference: all hosts are listed
     #[arg(short, long, hide = true)]
     all: bool,
+    /// Only hosts in this state: imsup's word, or docker's (created, paused, exited)
+    #[arg(long, value_name = "STATE", value_parser = status)]
+    status: Vec<Wanted>,
+    /// Only what this is true of: status=STATE
+    #[arg(long, value_name = "status=STATE", value_parser = filter)]
+    filter: Vec<Wanted>,
     /// Only these hosts [default: all]
     #[arg(value_name = "HOST")]
     hosts: Vec<String>,
+}
+
+/// States that are asked for.
+type Wanted = &'static [HostState];
+
+fn status(text: &str) -> Result<Wanted> {
+    Ok(match text {
+        "imaginary" | "created" => &[HostState::Imaginary],
+        "booting" | "restarting" => &[HostState::Booting],
+        "running" => &[HostState::Running],
+        "suspended" | "paused" => &[HostState::Suspended],
+        "failed" | "dead" => &[HostState::Failed],
+        "completed" => &[HostState::Completed],
+        "exited" => &[HostState::Failed, HostState::Completed],
+        "removing" => &[],
+        _ => bail!("there is no state '{text}'"),
+    })
+}
+
+fn filter(text: &str) -> Result<Wanted> {
+    let state = text.strip_prefix("status=");
+    status(state.context("hosts are filtered by status=STATE only")?)
 }
 
 /// Runs the verb.
@@ -41,6 +69,11 @@ pub fn run(args: &Args) -> Result<()> {
     if !args.hosts.is_empty() {
         let wanted = connection::select(&project, &args.hosts)?;
         hosts.retain(|host| wanted.contains(&host.name));
+    }
+    let asked = args.status.iter().chain(&args.filter);
+    let states: Vec<HostState> = asked.clone().copied().flatten().copied().collect();
+    if asked.count() > 0 {
+        hosts.retain(|host| states.contains(&host.state));
     }
     let mut out = output::stdout();
     if args.quiet {

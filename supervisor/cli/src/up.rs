@@ -33,6 +33,15 @@ pub struct Args {
     /// Return when the hosts exist, and leave the broker in the background
     #[arg(short, long)]
     detach: bool,
+    /// No difference
+    #[arg(long, hide = true)]
+    no_build: bool,
+    #[arg(long, hide = true)]
+    no_color: bool,
+    #[arg(short, long, hide = true)]
+    yes: bool,
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true)]
+    menu: Option<Option<bool>>,
     /// Return when what starts with `up` runs, is healthy or has completed; implies -d
     #[arg(long)]
     wait: bool,

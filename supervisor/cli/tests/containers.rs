@@ -112,6 +112,24 @@ fn an_image_boots_with_its_first_connection_sleeps_and_wakes() {
 }
 
 #[test]
+fn a_command_on_a_terminal_has_one_of_its_root() {
+    let project = project("services: {web: {image: site}}");
+    project.ok(&["up", "-d"]);
+    let exec = format!(
+        "{} exec -p {} web sh -c 'tty; ls -1 /dev/pts; echo $TERM; sh -ic \"case \\$- in *m*) echo controls jobs;; esac\" 2>&1'",
+        imsup().display(),
+        project.name
+    );
+    // script(1) gives the command a terminal, with names of this machine.
+    let said = command::run(project.command("script", &["-qec", &exec, "/dev/null"]), LIMIT).expect_success(&exec);
+    // script(1) types an end of its input, which may be echoed before.
+    let said = said.replace('\r', "");
+    for text in ["/dev/pts/0\n0\nptmx\nxterm\n", "\ncontrols jobs\n"] {
+        assert!(said.contains(text), "no '{text}': {said}");
+    }
+}
+
+#[test]
 fn a_command_beside_a_program_has_its_root_variables_and_directory() {
     let project = project(
         "services:

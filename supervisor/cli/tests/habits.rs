@@ -37,10 +37,33 @@ fn options_come_before_the_verb_and_verbs_are_found() {
         (Some(&*project.name), Some(2))
     );
     assert_eq!(ok("ls -q").trim(), project.name);
+    assert!(ok("-p PROJECT logs --tail all web").contains("listening"));
+    assert_eq!(ok("-p PROJECT logs -n 0 web"), "");
+    assert!(imsup("-p PROJECT logs --since 1h").stderr.contains("imsup events"));
+    assert_eq!(ok("-p PROJECT port --index 1 web 8080"), published);
+    assert!(
+        imsup("-p PROJECT port --index 2 web 8080")
+            .stderr
+            .contains("there are 1")
+    );
+    assert_eq!(ok("-p PROJECT ps -q --status running"), "web\n");
+    assert_eq!(ok("-p PROJECT ps -q --filter status=created"), "dev\n");
+    assert_eq!(ok("-p PROJECT ps -q --status exited"), "");
+    assert_eq!(ok("-p PROJECT ps -q --status exited --status created"), "dev\n");
+    assert_eq!(imsup("-p PROJECT ps --status nosuch").code(), Some(2));
     ok("-p PROJECT start dev");
     assert_eq!(project.host("dev").state, "running");
-    // A signal wakes a sleeper, and acts.
+    // A signal wakes a sleeper, and acts; to look at it does not.
     project.ok(&["suspend", "web"]);
+    let pid = project.host("web").pid.unwrap().to_string();
+    let shown = ok("-p PROJECT top web");
+    let processes: Vec<Vec<&str>> = shown.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert!(
+        processes.len() == 2 && processes[1][0] == "web" && processes[1][2] == pid,
+        "{shown}"
+    );
+    assert!(shown.contains("--tcp 8080"), "{shown}");
+    assert_eq!(project.host("web").state, "suspended");
     ok("-p PROJECT kill -s SIGTERM web");
     project.wait_event("web", "exit", 1);
     ok("-p PROJECT kill");
@@ -50,6 +73,16 @@ fn options_come_before_the_verb_and_verbs_are_found() {
     assert!(
         unknown.code() == Some(2) && unknown.stderr.contains("`imsup usage`"),
         "{unknown}"
+    );
+    let unknown = imsup("up --exit-code-from web");
+    assert!(
+        unknown.code() == Some(2) && unknown.stderr.contains("`imsup exec HOST"),
+        "{unknown}"
+    );
+    let misspelt = imsup("up --detatch");
+    assert!(
+        misspelt.code() == Some(2) && misspelt.stderr.contains("'--detach'"),
+        "{misspelt}"
     );
     let misspelt = imsup("pss");
     assert!(

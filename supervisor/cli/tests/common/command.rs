@@ -72,9 +72,15 @@ impl Background {
 
     /// The same, with standard error going to `stderr`.
     #[track_caller]
-    pub fn spawn_to(mut command: Command, stdout: Stdio, stderr: Stdio) -> Self {
+    pub fn spawn_to(command: Command, stdout: Stdio, stderr: Stdio) -> Self {
+        Self::spawn_on(command, Stdio::null(), stdout, stderr)
+    }
+
+    /// The same, with this standard input.
+    #[track_caller]
+    pub fn spawn_on(mut command: Command, stdin: Stdio, stdout: Stdio, stderr: Stdio) -> Self {
         let child = command
-            .stdin(Stdio::null())
+            .stdin(stdin)
             .stdout(stdout)
             .stderr(stderr)
             .process_group(0)
