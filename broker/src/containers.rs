@@ -141,6 +141,7 @@ fn complete_with(
         shm_bytes: container.shm_bytes.unwrap_or(SHM_BYTES),
         capabilities: container.capabilities,
         sysctls,
+        no_new_privs: container.no_new_privs,
     };
     volumes.fill_from(&root, targets);
     program.root = Some(Box::new(root));

@@ -58,6 +58,7 @@ pub(crate) fn container(image: &str) -> Container {
         shm_bytes: None,
         capabilities: DEFAULT_CAPABILITIES,
         sysctls: Vec::new(),
+        no_new_privs: false,
     }
 }
 

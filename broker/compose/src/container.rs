@@ -39,6 +39,8 @@ pub struct Container {
     pub capabilities: u64,
     /// `sysctls`.
     pub sysctls: Vec<(String, String)>,
+    /// `no-new-privileges` of `security_opt`.
+    pub no_new_privs: bool,
 }
 
 /// A mount in the root of an image.
@@ -146,6 +148,7 @@ pub(super) fn of(
         shm_bytes: service.shm_size,
         capabilities,
         sysctls: sysctls(service, unhonoured),
+        no_new_privs: no_new_privs(service, unhonoured)?,
     }))
 }
 
@@ -225,6 +228,39 @@ fn sysctls(service: &Service, unhonoured: &mut Vec<Unhonoured>) -> Vec<(String, 
         }
     }
     own
+}
+
+/// The options of security modules, as `NAME[=VALUE]` or `NAME[:VALUE]`, of which the last one counts
+/// (moby, daemon/daemon_unix.go, parseSecurityOpt).
+fn no_new_privs(service: &Service, unhonoured: &mut Vec<Unhonoured>) -> Result<bool, Refused> {
+    // imsup has no profile of its own, so none is to be taken away.
+    const HARMLESS: [(&str, &str); 3] = [
+        ("seccomp", "unconfined"),
+        ("apparmor", "unconfined"),
+        ("label", "disable"),
+    ];
+    let mut is_set = false;
+    for option in &service.security_opt {
+        let split = option.split_once('=').or_else(|| option.split_once(':'));
+        match split.unwrap_or((option, "true")) {
+            ("no-new-privileges", value) => {
+                is_set = match value {
+                    "1" | "t" | "T" | "true" | "TRUE" | "True" => true,
+                    "0" | "f" | "F" | "false" | "FALSE" | "False" => false,
+                    _ => {
+                        let why = format!("'{option}' is neither 'true' nor 'false'");
+                        return Err(Refused::new("security_opt", why));
+                    }
+                };
+            }
+            pair if HARMLESS.contains(&pair) => {}
+            _ => unhonoured.push(Unhonoured {
+                key: "security_opt",
+                why: format!("imsup sets no profiles of security modules, so not '{option}'"),
+            }),
+        }
+    }
+    Ok(is_set)
 }
 
 fn mounts(
@@ -370,4 +406,32 @@ fn content(
         source,
         read_only: true,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn security_options_have_either_separator_and_the_last_one_counts() {
+        let of = |options: &[&str]| {
+            let security_opt = options.iter().map(|option| (*option).to_owned()).collect();
+            let mut unhonoured = Vec::new();
+            let service = Service {
+                security_opt,
+                ..Service::default()
+            };
+            let is_set = no_new_privs(&service, &mut unhonoured);
+            (is_set.map_err(|refused| refused.key), unhonoured.len())
+        };
+        assert_eq!(of(&[]), (Ok(false), 0));
+        assert_eq!(of(&["no-new-privileges"]), (Ok(true), 0));
+        assert_eq!(of(&["no-new-privileges=true", "seccomp:unconfined"]), (Ok(true), 0));
+        assert_eq!(
+            of(&["no-new-privileges:true", "no-new-privileges:false"]),
+            (Ok(false), 0)
+        );
+        assert_eq!(of(&["no-new-privileges:yes"]), (Err("security_opt"), 0));
+        assert_eq!(of(&["seccomp:./profile.json"]), (Ok(false), 1));
+    }
 }

@@ -69,7 +69,7 @@ pub(in super::super) const SERVICE: &[Key] = &[
     in_root("cap_add", Shape::Texts, RIGHTS),
     in_root("cap_drop", Shape::Texts, RIGHTS),
     not("privileged", Shape::Bool, RIGHTS),
-    not("security_opt", Shape::Texts, RIGHTS),
+    in_root("security_opt", Shape::Texts, RIGHTS),
     not(
         "group_add",
         Shape::Words,
