@@ -264,6 +264,7 @@ fn mounts(
                 MountSource::Bind(within.into())
             }
             ContainerSource::Anonymous => anonymous(&mount.target, own, volumes, &mut targets),
+            ContainerSource::Device(path) => MountSource::Device(path.into()),
             ContainerSource::Tmpfs { bytes, mode } => MountSource::Tmpfs {
                 bytes: *bytes,
                 mode: mode.unwrap_or(TMPFS_MODE),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use imsup_wire::root::{DEFAULT_CAPABILITIES, capability};
 use serde::{Deserialize, Serialize};
 
-use crate::model::{FileMount, Model, PullPolicy, Resource, Service, Volume, VolumeKind};
+use crate::model::{Device, FileMount, Model, PullPolicy, Resource, Service, Volume, VolumeKind};
 
 /// Capabilities over the machine's network, which a program of an image shares.
 const OF_THE_NETWORK: [&str; 2] = ["NET_ADMIN", "NET_RAW"];
@@ -29,7 +29,7 @@ pub struct Container {
     pub working_dir: Option<String>,
     /// Whether `stop_signal` is given; the image's if not.
     pub has_stop_signal: bool,
-    /// `volumes`, `tmpfs`, `secrets` and `configs`.
+    /// `volumes`, `tmpfs`, `devices`, `secrets` and `configs`.
     pub mounts: Vec<ContainerMount>,
     /// `read_only`.
     pub read_only: bool,
@@ -77,6 +77,8 @@ pub enum ContainerSource {
     },
     /// A volume of this host alone.
     Anonymous,
+    /// A device of the machine, or a directory of devices.
+    Device(PathBuf),
     /// Memory.
     Tmpfs {
         /// The largest size, in bytes.
@@ -282,6 +284,9 @@ fn mounts(
     for text in &service.tmpfs {
         mounts.push(tmpfs(text)?);
     }
+    for asked in &service.devices {
+        mounts.push(device(asked)?);
+    }
     for (key, files, resources, directory) in [
         ("secrets", &service.secrets, &model.secrets, "/run/secrets/"),
         ("configs", &service.configs, &model.configs, "/"),
@@ -339,6 +344,27 @@ fn source(volume: &Volume, model: &Model, unhonoured: &mut Vec<Unhonoured>) -> O
             None
         }
     }
+}
+
+/// A device by its path. Who may open the device is said by its own mode: `permissions` are a matter
+/// of cgroups, and a read-only mount lets devices be written.
+fn device(device: &Device) -> Result<ContainerMount, Refused> {
+    let source = PathBuf::from(&device.source);
+    if !source.is_absolute() {
+        return Err(Refused::new(
+            "devices",
+            format!(
+                "'{}' is no absolute path: imsup has no CDI devices, so name the devices by their paths",
+                device.source
+            ),
+        ));
+    }
+    let at = Some(&device.target).filter(|target| !target.is_empty());
+    Ok(ContainerMount {
+        target: target("devices", at.unwrap_or(&device.source))?,
+        source: ContainerSource::Device(source),
+        read_only: false,
+    })
 }
 
 /// `PATH[:OPTIONS]`, with the options of tmpfs(5) that docker compose takes.
@@ -411,6 +437,24 @@ fn content(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn devices_are_named_by_paths() {
+        let of = |source: &str, target: &str| {
+            let (source, target) = (source.to_owned(), target.to_owned());
+            let permissions = "rwm".to_owned();
+            let mount = device(&Device {
+                source,
+                target,
+                permissions,
+            });
+            mount.map(|mount| mount.target).map_err(|refused| refused.why)
+        };
+        assert_eq!(of("/dev/fuse", "/dev/f"), Ok(PathBuf::from("/dev/f")));
+        assert_eq!(of("/dev/fuse", ""), Ok(PathBuf::from("/dev/fuse")));
+        let refused = of("vendor.com/gpu=all", "vendor.com/gpu=all").unwrap_err();
+        assert!(refused.contains("no CDI devices"), "{refused}");
+    }
 
     #[test]
     fn security_options_have_either_separator_and_the_last_one_counts() {

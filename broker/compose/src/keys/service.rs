@@ -63,7 +63,7 @@ pub(in super::super) const SERVICE: &[Key] = &[
     in_root("secrets", Shape::Mounts, FILES),
     in_root("configs", Shape::Mounts, FILES),
     in_root("shm_size", Shape::Bytes, FILES),
-    not("devices", Shape::Devices, DEVICES),
+    in_root("devices", Shape::Devices, DEVICES),
     not("gpus", Shape::Gpus, DEVICES),
     not("device_cgroup_rules", Shape::Texts, DEVICES),
     in_root("cap_add", Shape::Texts, RIGHTS),
