@@ -143,6 +143,7 @@ fn complete_with(
         shm_bytes: container.shm_bytes.unwrap_or(SHM_BYTES),
         capabilities: container.capabilities,
         sysctls,
+        no_new_privs: container.no_new_privs,
     };
     volumes.fill_from(&root, targets);
     program.root = Some(Box::new(root));
@@ -265,6 +266,7 @@ fn mounts(
                 MountSource::Bind(within.into())
             }
             ContainerSource::Anonymous => anonymous(&mount.target, own, volumes, &mut targets),
+            ContainerSource::Device(path) => MountSource::Device(path.into()),
             ContainerSource::Tmpfs { bytes, mode } => MountSource::Tmpfs {
                 bytes: *bytes,
                 mode: mode.unwrap_or(TMPFS_MODE),

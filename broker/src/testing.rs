@@ -59,6 +59,7 @@ pub(crate) fn container(image: &str) -> Container {
         capabilities: DEFAULT_CAPABILITIES,
         sysctls: Vec::new(),
         exposed: Vec::new(),
+        no_new_privs: false,
     }
 }
 

@@ -172,13 +172,14 @@ impl Start {
     /// The time at which the start is over unless the program binds or listens before; `None` once
     /// the broker knows. A program that does not listen has as much time as its waiting clients,
     /// and some more. The broker counts from the signal, and is to tell the clients first that the
-    /// wait is over.
-    pub fn settles_at(&self, hold_timeout: Duration, is_awaited: bool) -> Option<Instant> {
+    /// wait is over. Of a program without any port (`has_ports`), nothing is expected.
+    pub fn settles_at(&self, hold_timeout: Duration, is_awaited: bool, has_ports: bool) -> Option<Instant> {
         // A program that only listens on ports chosen by the kernel has not begun with the ports
         // for which others can wait.
         let quiet = match (self.announced || (self.listening && !is_awaited), is_awaited) {
             (true, _) => QUIET,
             (false, true) => hold_timeout + QUIET,
+            (false, false) if !has_ports => QUIET,
             (false, false) => hold_timeout / 2,
         };
         (!self.settled).then(|| self.last_step + quiet)

@@ -115,6 +115,7 @@ mod tests {
             shm_bytes: 0,
             capabilities: 0,
             sysctls: Vec::new(),
+            no_new_privs: false,
         }
     }
 

@@ -117,8 +117,11 @@ pub fn run(spec: &ProgramSpec, assignment: &Assignment) -> Result<ExitStatus, Ru
         new_session: matches!(assignment.role, Role::Launched { .. }),
         descriptor_limit: spec.descriptor_limit,
         signals: inherited,
-        // A program with a user namespace of its own has the capability there.
-        no_new_privs: root.is_none() && !capabilities::has_capability(CAP_SYS_ADMIN),
+        // A program with a user namespace of its own has the capability that its filter needs there.
+        no_new_privs: match root {
+            Some(root) => root.no_new_privs,
+            None => !capabilities::has_capability(CAP_SYS_ADMIN),
+        },
         cgroup: tree.cgroup(),
         place,
     };

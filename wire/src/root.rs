@@ -32,6 +32,8 @@ pub struct RootSpec {
     pub capabilities: u64,
     /// Files of /proc/sys, of the namespaces that the program has, and their values.
     pub sysctls: Vec<(String, String)>,
+    /// Whether set-user-ID bits and file capabilities have no effect (PR_SET_NO_NEW_PRIVS(2const)).
+    pub no_new_privs: bool,
 }
 
 /// The capabilities of a root unless the compose file adds or drops some (capabilities(7)): Docker's

@@ -6,7 +6,7 @@ use imsup_wire::Transport;
 use imsup_wire::root::{DEFAULT_CAPABILITIES, capability};
 use serde::{Deserialize, Serialize};
 
-use crate::model::{FileMount, Model, PullPolicy, Resource, Service, Volume, VolumeKind};
+use crate::model::{Device, FileMount, Model, PullPolicy, Resource, Service, Volume, VolumeKind};
 
 /// Capabilities over the machine's network, which a program of an image shares.
 const OF_THE_NETWORK: [&str; 2] = ["NET_ADMIN", "NET_RAW"];
@@ -30,7 +30,7 @@ pub struct Container {
     pub working_dir: Option<String>,
     /// Whether `stop_signal` is given; the image's if not.
     pub has_stop_signal: bool,
-    /// `volumes`, `tmpfs`, `secrets` and `configs`.
+    /// `volumes`, `tmpfs`, `devices`, `secrets` and `configs`.
     pub mounts: Vec<ContainerMount>,
     /// `read_only`.
     pub read_only: bool,
@@ -42,6 +42,8 @@ pub struct Container {
     pub sysctls: Vec<(String, String)>,
     /// The ports that only the image declares, once it is known.
     pub exposed: Vec<(Transport, u16)>,
+    /// `no-new-privileges` of `security_opt`.
+    pub no_new_privs: bool,
 }
 
 /// A mount in the root of an image.
@@ -78,6 +80,8 @@ pub enum ContainerSource {
     },
     /// A volume of this host alone.
     Anonymous,
+    /// A device of the machine, or a directory of devices.
+    Device(PathBuf),
     /// Memory.
     Tmpfs {
         /// The largest size, in bytes.
@@ -150,6 +154,7 @@ pub(super) fn of(
         capabilities,
         sysctls: sysctls(service, unhonoured),
         exposed: Vec::new(),
+        no_new_privs: no_new_privs(service, unhonoured)?,
     }))
 }
 
@@ -231,6 +236,39 @@ fn sysctls(service: &Service, unhonoured: &mut Vec<Unhonoured>) -> Vec<(String, 
     own
 }
 
+/// The options of security modules, as `NAME[=VALUE]` or `NAME[:VALUE]`, of which the last one counts
+/// (moby, daemon/daemon_unix.go, parseSecurityOpt).
+fn no_new_privs(service: &Service, unhonoured: &mut Vec<Unhonoured>) -> Result<bool, Refused> {
+    // imsup has no profile of its own, so none is to be taken away.
+    const HARMLESS: [(&str, &str); 3] = [
+        ("seccomp", "unconfined"),
+        ("apparmor", "unconfined"),
+        ("label", "disable"),
+    ];
+    let mut is_set = false;
+    for option in &service.security_opt {
+        let split = option.split_once('=').or_else(|| option.split_once(':'));
+        match split.unwrap_or((option, "true")) {
+            ("no-new-privileges", value) => {
+                is_set = match value {
+                    "1" | "t" | "T" | "true" | "TRUE" | "True" => true,
+                    "0" | "f" | "F" | "false" | "FALSE" | "False" => false,
+                    _ => {
+                        let why = format!("'{option}' is neither 'true' nor 'false'");
+                        return Err(Refused::new("security_opt", why));
+                    }
+                };
+            }
+            pair if HARMLESS.contains(&pair) => {}
+            _ => unhonoured.push(Unhonoured {
+                key: "security_opt",
+                why: format!("imsup sets no profiles of security modules, so not '{option}'"),
+            }),
+        }
+    }
+    Ok(is_set)
+}
+
 fn mounts(
     service: &Service,
     model: &Model,
@@ -249,6 +287,9 @@ fn mounts(
     }
     for text in &service.tmpfs {
         mounts.push(tmpfs(text)?);
+    }
+    for asked in &service.devices {
+        mounts.push(device(asked)?);
     }
     for (key, files, resources, directory) in [
         ("secrets", &service.secrets, &model.secrets, "/run/secrets/"),
@@ -307,6 +348,27 @@ fn source(volume: &Volume, model: &Model, unhonoured: &mut Vec<Unhonoured>) -> O
             None
         }
     }
+}
+
+/// A device by its path. Who may open the device is said by its own mode: `permissions` are a matter
+/// of cgroups, and a read-only mount lets devices be written.
+fn device(device: &Device) -> Result<ContainerMount, Refused> {
+    let source = PathBuf::from(&device.source);
+    if !source.is_absolute() {
+        return Err(Refused::new(
+            "devices",
+            format!(
+                "'{}' is no absolute path: imsup has no CDI devices, so name the devices by their paths",
+                device.source
+            ),
+        ));
+    }
+    let at = Some(&device.target).filter(|target| !target.is_empty());
+    Ok(ContainerMount {
+        target: target("devices", at.unwrap_or(&device.source))?,
+        source: ContainerSource::Device(source),
+        read_only: false,
+    })
 }
 
 /// `PATH[:OPTIONS]`, with the options of tmpfs(5) that docker compose takes.
@@ -374,4 +436,50 @@ fn content(
         source,
         read_only: true,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_named_by_paths() {
+        let of = |source: &str, target: &str| {
+            let (source, target) = (source.to_owned(), target.to_owned());
+            let permissions = "rwm".to_owned();
+            let mount = device(&Device {
+                source,
+                target,
+                permissions,
+            });
+            mount.map(|mount| mount.target).map_err(|refused| refused.why)
+        };
+        assert_eq!(of("/dev/fuse", "/dev/f"), Ok(PathBuf::from("/dev/f")));
+        assert_eq!(of("/dev/fuse", ""), Ok(PathBuf::from("/dev/fuse")));
+        let refused = of("vendor.com/gpu=all", "vendor.com/gpu=all").unwrap_err();
+        assert!(refused.contains("no CDI devices"), "{refused}");
+    }
+
+    #[test]
+    fn security_options_have_either_separator_and_the_last_one_counts() {
+        let of = |options: &[&str]| {
+            let security_opt = options.iter().map(|option| (*option).to_owned()).collect();
+            let mut unhonoured = Vec::new();
+            let service = Service {
+                security_opt,
+                ..Service::default()
+            };
+            let is_set = no_new_privs(&service, &mut unhonoured);
+            (is_set.map_err(|refused| refused.key), unhonoured.len())
+        };
+        assert_eq!(of(&[]), (Ok(false), 0));
+        assert_eq!(of(&["no-new-privileges"]), (Ok(true), 0));
+        assert_eq!(of(&["no-new-privileges=true", "seccomp:unconfined"]), (Ok(true), 0));
+        assert_eq!(
+            of(&["no-new-privileges:true", "no-new-privileges:false"]),
+            (Ok(false), 0)
+        );
+        assert_eq!(of(&["no-new-privileges:yes"]), (Err("security_opt"), 0));
+        assert_eq!(of(&["seccomp:./profile.json"]), (Ok(false), 1));
+    }
 }

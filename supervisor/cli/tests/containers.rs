@@ -242,7 +242,7 @@ fn changes_stay_until_down_and_volumes_stay_for_ever() {
 #[test]
 fn the_files_mounts_are_there() {
     let project = project(
-        "services:\n  web:\n    image: site\n    read_only: true\n    tmpfs: [/scratch]\n    secrets: [key]\n    configs: [{source: conf, target: /etc/conf}]\n    \
+        "services:\n  web:\n    image: site\n    read_only: true\n    security_opt: [\"no-new-privileges:true\", \"seccomp=unconfined\"]\n    tmpfs: [/scratch]\n    devices: [\"/dev/null:/dev/mine:rwm\"]\n    secrets: [key]\n    configs: [{source: conf, target: /etc/conf}]\n    \
          volumes: [\"./mine:/mine\", \"./mine:/never:ro\"]\nsecrets: {key: {file: ./key}}\nconfigs: {conf: {content: \"a $${b}\"}}\n",
     );
     fs::write(project.path("key"), "secret").unwrap();
@@ -258,6 +258,11 @@ fn the_files_mounts_are_there() {
         sh("for f in /x /etc/x /never/x /scratch/x /mine/x; do touch $f 2>/dev/null && echo $f; done; true"),
         "/scratch/x\n/mine/x\n"
     );
+    assert_eq!(sh("echo x > /dev/mine && echo written; cat /dev/mine"), "written\n");
+    for process in ["1", "self"] {
+        let status = sh(&format!("cat /proc/{process}/status"));
+        assert!(status.contains("NoNewPrivs:\t1\n"), "{process}: {status}");
+    }
     assert!(project.path("mine/x").exists());
 }
 

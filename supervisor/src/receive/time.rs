@@ -87,7 +87,10 @@ impl Loop {
 
     fn settles_at(&self) -> Option<Instant> {
         let is_awaited = self.sleep.is_awaited();
-        self.host.start.settles_at(self.host.hold_timeout, is_awaited)
+        let has_ports = self.host.retained.count() > 0;
+        self.host
+            .start
+            .settles_at(self.host.hold_timeout, is_awaited, has_ports)
     }
 
     /// When [`Self::on_time`] is to be called.

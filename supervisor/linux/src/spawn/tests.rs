@@ -103,6 +103,7 @@ fn empty_root(directory: &Path) -> Root {
         shm_bytes: 1 << 20,
         capabilities: 0,
         sysctls: vec![("kernel.msgmax".to_owned(), "8192".to_owned())],
+        no_new_privs: false,
     };
     Root::plan(&spec, Path::new("/")).unwrap()
 }

@@ -108,6 +108,7 @@ impl Image {
             shm_bytes: 64 << 20,
             capabilities: DEFAULT_CAPABILITIES,
             sysctls: Vec::new(),
+            no_new_privs: false,
         }
     }
 
