@@ -22,15 +22,10 @@ pub(crate) struct Plan {
 impl Plan {
     /// The hosts whose programs end.
     pub(crate) fn ending(&self) -> impl Iterator<Item = &HostName> {
-        ending(&self.changes)
+        let ends = |change: &Change| matches!(change, Change::Changed { .. } | Change::Removed);
+        let ending = self.changes.iter().filter(move |(_, change)| ends(change));
+        ending.map(|(name, _)| name)
     }
-}
-
-/// The hosts whose programs end by these changes.
-pub(crate) fn ending(changes: &[(HostName, Change)]) -> impl Iterator<Item = &HostName> {
-    let ends = |change: &Change| matches!(change, Change::Changed { .. } | Change::Removed);
-    let ending = changes.iter().filter(move |(_, change)| ends(change));
-    ending.map(|(name, _)| name)
 }
 
 /// Compares the hosts of a project with those of the file.

@@ -7,6 +7,7 @@ use std::fs;
 use std::io;
 
 use imsup_compose::cluster::Cluster;
+use imsup_lifecycle::Input;
 use imsup_protocol::Response;
 use imsup_protocol::control::Recreate;
 use imsup_wire::{Endpoint, ErrorKind, Failure, HostName, Transport};
@@ -14,7 +15,7 @@ use imsup_wire::{Endpoint, ErrorKind, Failure, HostName, Transport};
 use super::Broker;
 use crate::address_block;
 use crate::changes::{self, Plan};
-use crate::ids::SessionId;
+use crate::ids::{HostId, SessionId};
 use crate::published;
 use crate::sessions::Then;
 
@@ -45,7 +46,7 @@ impl Broker {
             true => self.await_hosts(number, 0, then),
             false => {
                 let hosts = self.select(&ending)?;
-                self.end_then(number, &hosts, imsup_lifecycle::Input::Stop, then);
+                self.end_then(number, &hosts, Input::Stop, then);
             }
         }
         self.pump(number);
@@ -87,13 +88,22 @@ impl Broker {
 
     /// What had to end has ended: tells the client what has changed, and makes way.
     pub(super) fn apply(&mut self, number: SessionId, plan: Plan) {
-        let changes = plan.changes.clone();
+        let ending: BTreeSet<HostName> = plan.ending().cloned().collect();
+        let again: Vec<HostId> = ending.iter().filter_map(|name| self.hosts.named(name)).collect();
+        let again: Vec<HostId> = again
+            .into_iter()
+            .filter(|id| !self.hosts[*id].life().absent())
+            .collect();
+        if !again.is_empty() {
+            // A connection has booted one of them again while others ended.
+            return self.end_then(number, &again, Input::Stop, Then::Apply(Box::new(plan)));
+        }
+        let Plan { hosts, changes } = plan;
         let next = Cluster {
-            hosts: plan.hosts,
+            hosts,
             ..self.cluster.clone()
         };
-        if next != self.cluster {
-            let ending: BTreeSet<HostName> = changes::ending(&changes).cloned().collect();
+        if next != self.cluster || !ending.is_empty() {
             self.set_aside(&ending);
             self.forget_completed(&ending);
             if let Err(error) = self.sockets.store.hand_over(&next) {

@@ -25,6 +25,10 @@ impl Broker {
 
     /// Starts a host's supervisor, which then connects, once the hosts that it needs are ready.
     pub(super) fn boot(&mut self, id: HostId) {
+        // What comes while this broker makes way is for the next one.
+        if self.lifetime.is_handed_over() {
+            return;
+        }
         if self.is_declared(id) && !self.holds_back(id) {
             self.launch_now(id);
         }

@@ -111,6 +111,11 @@ fn up_again_ends_what_has_changed_and_nothing_else() {
     );
     let told = project.ok(&["up", "-d", "--force-recreate"]);
     assert!(told.contains("web: begins anew"), "{told}");
+    project.wait_event("worker", "boot", 3);
+    // Also without any change of the file.
+    ask(project.at("web", 8080));
+    let told = project.ok(&["up", "-d", "--force-recreate"]);
+    assert!(told.contains("web: begins anew"), "{told}");
     assert_eq!(project.host("web").state, "imaginary");
     project.down();
 }
@@ -153,9 +158,19 @@ fn a_published_port_follows_the_file_and_many_changes_are_no_deaths() {
             .local_addr()
             .unwrap()
     };
+    // The second host ends late: meanwhile clients of the first come.
     let compose = |port: u16, mark: usize| {
         format!(
-            "services: {{ web: {{ command: [\"@guest@\", --tcp, \"8080\"], environment: {{ MARK: m{mark} }}, ports: [\"127.0.0.1:{port}:8080\"] }} }}"
+            "services:
+  web:
+    command: [\"@guest@\", --tcp, \"8080\"]
+    environment: {{ MARK: m{mark} }}
+    ports: [\"127.0.0.1:{port}:8080\"]
+  slow:
+    command: [sh, -c, \"trap 'sleep 0.3; exit' TERM; while :; do sleep 0.1; done\"]
+    environment: {{ MARK: m{mark} }}
+    x-imsup: {{ start: up }}
+"
         )
     };
     let (one, two) = (free(), free());
@@ -168,11 +183,29 @@ fn a_published_port_follows_the_file_and_many_changes_are_no_deaths() {
         std::net::TcpStream::connect(one).is_err()
     });
     // A keeper starts brokers that die five times a minute.
-    for mark in 1..9 {
-        project.write_compose(&compose(two.port(), mark));
-        project.ok(&["up", "-d"]);
-        assert_eq!(ask(two).value("host"), "web", "{mark}");
-    }
+    // Clients that come all the time get what the file says now, once `up` has returned.
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                let _ = common::client::ask_line(two, "?");
+            }
+        });
+        for mark in 1..9 {
+            project.write_compose(&compose(two.port(), mark));
+            let up = project.imsup(&["up", "-d"]);
+            let pid = up.success().then(|| ask(two).pid());
+            let environment = pid.map(|pid| std::fs::read_to_string(format!("/proc/{pid}/environ")).unwrap());
+            let is_new = environment
+                .as_ref()
+                .is_some_and(|all| all.contains(&format!("MARK=m{mark}")));
+            if !is_new {
+                is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+                panic!("{mark}: {up}: {environment:?}");
+            }
+        }
+        is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
     // The broker of a terminal gives way as well.
     project.ok(&["down"]);
     let up = command::Background::collecting(project.imsup_command(&["up"]));
