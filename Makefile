@@ -72,12 +72,16 @@ $(GUESTS)/java/%.class: testdata/guests/java/%.java
 	@mkdir -p $(@D)
 	javac -d $(@D) $<
 
+.PHONY: images
+images: ## make images of Debian's programs, for the demo and the tests: $(TARGET)/images
+	@scripts/images/make.py $(TARGET)/images
+
 .PHONY: suites
 suites: setup ## fetch and build other people's test suites, for the tests
 	@scripts/suites.sh $(TARGET)/suites
 
 .PHONY: test
-test: setup guests suites dist ## run all tests, set-up included (as root: also once more as an ordinary user)
+test: setup guests images suites dist ## run all tests, set-up included (as root: also once more as an ordinary user)
 	@scripts/test.sh
 
 # A look at everything; BENCH names a suite or table, which is run at full length, or options.
