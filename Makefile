@@ -34,9 +34,10 @@ dist: ## build a static imsup as $(TARGET)/dist/imsup, with musl if the toolchai
 	@scripts/dist.sh $(TARGET) $(LIBC)
 
 .PHONY: demo
-demo: build ## a shop of four imaginary machines, booted by one request
+demo: build ## a stack of services with images, booted by one request
 	@scripts/setup.sh demo
-	@scripts/demo.sh $(IMSUP)
+	@scripts/images/make.py $(TARGET)/images
+	@scripts/demo.sh $(IMSUP) $(TARGET)/images
 
 .PHONY: guests
 guests: $(built_guests) ## build the tests' guest programs

@@ -17,8 +17,11 @@ case $purpose in
         needs+=([musl-gcc]=musl-tools)
         ;;
     demo)
-        # The programs of examples/shop, and its client.
-        needs+=([nginx]=nginx-light [python3]=python3 [node]=nodejs [redis-server]=redis-server [curl]=curl)
+        # The programs of which scripts/images/make.py makes images, and the client of examples/images.
+        needs+=(
+            [nginx]=nginx-light [python3]=python3 [redis-server]=redis-server [redis-cli]=redis-tools [curl]=curl
+            [busybox]=busybox-static [dash]=dash [setpriv]=util-linux ['/usr/lib/postgresql/*/bin/postgres']=postgresql
+        )
         ;;
     tests | peers | regress)
         needs+=(
