@@ -77,6 +77,10 @@ $(GUESTS)/java/%.class: testdata/guests/java/%.java
 images: ## make images of Debian's programs, for the demo and the tests: $(TARGET)/images
 	@scripts/images/make.py $(TARGET)/images
 
+.PHONY: compare
+compare: setup images build ## run examples/images under docker compose and under imsup, and compare the answers (root)
+	@scripts/compare-compose.sh $(IMSUP) $(TARGET)/images $(TARGET)/compose/docker-compose
+
 .PHONY: suites
 suites: setup ## fetch and build other people's test suites, for the tests
 	@scripts/suites.sh $(TARGET)/suites
