@@ -34,9 +34,10 @@ dist: ## build a static imsup as $(TARGET)/dist/imsup, with musl if the toolchai
 	@scripts/dist.sh $(TARGET) $(LIBC)
 
 .PHONY: demo
-demo: build ## a shop of four imaginary machines, booted by one request
+demo: build ## a stack of services with images, booted by one request
 	@scripts/setup.sh demo
-	@scripts/demo.sh $(IMSUP)
+	@scripts/images/make.py $(TARGET)/images
+	@scripts/demo.sh $(IMSUP) $(TARGET)/images
 
 .PHONY: guests
 guests: $(built_guests) ## build the tests' guest programs
@@ -72,12 +73,20 @@ $(GUESTS)/java/%.class: testdata/guests/java/%.java
 	@mkdir -p $(@D)
 	javac -d $(@D) $<
 
+.PHONY: images
+images: ## make images of Debian's programs, for the demo and the tests: $(TARGET)/images
+	@scripts/images/make.py $(TARGET)/images
+
+.PHONY: compare
+compare: setup images build ## run examples/images under docker compose and under imsup, and compare the answers (root)
+	@scripts/compare-compose.sh $(IMSUP) $(TARGET)/images $(TARGET)/compose/docker-compose
+
 .PHONY: suites
 suites: setup ## fetch and build other people's test suites, for the tests
 	@scripts/suites.sh $(TARGET)/suites
 
 .PHONY: test
-test: setup guests suites dist ## run all tests, set-up included (as root: also once more as an ordinary user)
+test: setup guests images suites dist ## run all tests, set-up included (as root: also once more as an ordinary user)
 	@scripts/test.sh
 
 # A look at everything; BENCH names a suite or table, which is run at full length, or options.

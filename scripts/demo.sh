@@ -1,12 +1,17 @@
 #!/usr/bin/env bash
-# The demo: a shop of four imaginary machines, one request and the cascade it causes, their sleep, and the request that wakes them. Ends clean,
-# as root and as a user.
+# The demo: a stack of six services with images, one request and the cascade it causes, their sleep, the request that wakes them, and a kill.
+# Ends clean, as root and as a user.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-readonly imsup=${1:?usage: demo.sh IMSUP}
+readonly imsup=${1:?usage: demo.sh IMSUP IMAGES}
+images=$(realpath "${2:?usage: demo.sh IMSUP IMAGES}")
+readonly images
 directory=$(mktemp -d "${TMPDIR:-/tmp}/imsup-demo.XXXXXX")
-export IMSUP_RUNTIME_DIR=$directory/run IMSUP_STATE_DIR=$directory/state
+export IMSUP_RUNTIME_DIR=$directory/run IMSUP_STATE_DIR=$directory/state IMSUP_IMAGE_DIR=$directory/images
+# A port that nobody has.
+SHOP_PORT=$(python3 -c 'import socket; free = socket.create_server(("127.0.0.1", 0)); print(free.getsockname()[1])')
+export SHOP_PORT
 project=demo-$$
 up=
 
@@ -27,7 +32,7 @@ finish() {
             "$imsup" events -p "$project" >&2 || true
             "$imsup" logs -p "$project" >&2 || true
         fi
-        "$imsup" down -p "$project" >/dev/null 2>&1 || true
+        "$imsup" down -v -p "$project" >/dev/null 2>&1 || true
     fi
     rm -rf "$directory"
     exit "$status"
@@ -65,62 +70,76 @@ await_sleep() {
     [ "${#asleep[@]}" -eq $# ] || { printf '%sonly these sleep after a minute: %s%s\n' "$red" "${!asleep[*]}" "$plain" >&2; return 1; }
 }
 
-mkdir -p "$directory/shop"
-cp examples/shop/* "$directory/shop/"
-sed -i "s|/tmp/imsup-shop|$directory/nginx|" "$directory/shop/nginx.conf"
-cd "$directory/shop"
+ask() {
+    show "curl $*"
+    curl -sS --fail --max-time 60 -w "${green}answered in %{time_total} s$plain\n" "$@"
+}
 
-say "A compose file of four ordinary programs: nginx, a Python app, a node service, redis."
+mkdir "$directory/stack"
+cp examples/images/* "$directory/stack/"
+# Programs that run as other users read them too.
+chmod -R a+rX "$directory/stack"
+cd "$directory/stack"
+
+say "Four images, from archives as of docker save. No docker runs, and none is needed:"
+for image in nginx python redis postgres; do
+    show "imsup load $image.tar"
+    "$imsup" load "$images/$image.tar" 2>/dev/null
+done
+
+say "A compose file of six services: nginx, an application, a worker, a migration, redis, PostgreSQL."
 show "imsup up -d"
 "$imsup" up -d -p "$project" >/dev/null
 up=1
 
-say "Every host exists: it has a name, an address, and ports that can be connected to. No process runs."
+say "Every host exists: it has a name, an address, and ports that can be connected to. Only the worker, to which nobody connects, starts by itself:"
 show "imsup ps"
 "$imsup" ps -p "$project"
 
-url="http://$("$imsup" resolve -p "$project" web):8080/"
+url="http://localhost:$SHOP_PORT"
 say "One request, from an ordinary curl:"
-show "curl $url"
-curl -sS --fail --max-time 60 -w "${green}answered in %{time_total} s$plain\n" "$url"
+ask "$url/"
 
-say "The connection booted web, whose connection booted app, whose connections booted prices and cache:"
+say "The connection booted web, whose connection booted app, for which the database had to be made, healthy and migrated:"
 show "imsup events"
 "$imsup" events -p "$project"
 
-say "Now they run:"
-show "imsup ps"
-"$imsup" ps -p "$project"
-
 say "The same request again, with everything awake:"
-curl -sS --fail --max-time 60 -w "${green}answered in %{time_total} s$plain\n" "$url"
+ask "$url/"
+
+say "An order: the worker waits for one at a list in redis, and stores it in PostgreSQL:"
+ask -X POST "$url/tea"
 
 say "Nobody asks any more. Whoever is idle for a second (idle_after: 1s) is suspended:"
-await_sleep web app prices cache
+await_sleep web app worker cache db
 show "imsup ps"
 "$imsup" ps -p "$project"
 
-say "They run for their timers only. What would have made one of their threads runnable wakes them:"
-show "imsup why cache"
-"$imsup" why -p "$project" cache
+say "The worker still waits, asleep, with its connection to redis open:"
+show "imsup why worker"
+"$imsup" why -p "$project" worker
 
-say "The same request wakes the whole cascade:"
-show "curl $url"
-curl -sS --fail --max-time 60 -w "${green}answered in %{time_total} s$plain\n" "$url"
+say "The next order wakes the whole cascade, the worker by a byte from redis:"
+ask -X POST "$url/tea"
 
 say "Who booted and woke whom, how long after the beginning, and what each took:"
 show "imsup events --tree"
 "$imsup" events --tree -p "$project"
 
-say "What keeps web awake now, and what it all has used:"
-show "imsup why web"
-"$imsup" why -p "$project" web
+say "The database is killed. The next connection boots it, and nothing is lost:"
+show "imsup kill db"
+"$imsup" kill -p "$project" db
+ask "$url/"
+show "imsup exec db psql -U shop -c 'SELECT * FROM orders'"
+"$imsup" exec -p "$project" db psql -U shop -c 'SELECT * FROM orders'
+
+say "What it all has used:"
 show "imsup usage"
 "$imsup" usage -p "$project"
 
-say "And everything is taken away:"
-show "imsup down"
-"$imsup" down -p "$project"
+say "And everything is taken away, the volumes as well:"
+show "imsup down -v"
+"$imsup" down -v -p "$project"
 up=
 if [ -e "$IMSUP_RUNTIME_DIR/$project" ] || [ -e "$IMSUP_STATE_DIR/$project" ]; then
     printf '%sfiles are left:%s\n' "$red" "$plain" >&2

@@ -17,13 +17,16 @@ case $purpose in
         needs+=([musl-gcc]=musl-tools)
         ;;
     demo)
-        # The programs of examples/shop, and its client.
-        needs+=([nginx]=nginx-light [python3]=python3 [node]=nodejs [redis-server]=redis-server [curl]=curl)
+        # The programs of which scripts/images/make.py makes images, and the client of examples/images.
+        needs+=(
+            [nginx]=nginx-light [python3]=python3 [redis-server]=redis-server [redis-cli]=redis-tools [curl]=curl
+            [busybox]=busybox-static [dash]=dash [setpriv]=util-linux ['/usr/lib/postgresql/*/bin/postgres']=postgresql
+        )
         ;;
     tests | peers | regress)
         needs+=(
             [make]=make [git]=git
-            [redis-server]=redis-server [redis-cli]=redis-tools [nginx]=nginx-light [node]=nodejs [python3]=python3 [curl]=curl
+            [redis-server]=redis-server [redis-cli]=redis-tools [nginx]=nginx-light [node]=nodejs [python3]=python3 [curl]=curl [iptables]=iptables
             [java]=default-jdk-headless [javac]=default-jdk-headless [go]=golang-go [musl-gcc]=musl-tools [memcached]=memcached
             [dockerd]=docker.io [setpriv]=util-linux [ip]=iproute2 [pip3]=python3-pip [psql]=postgresql-client
             [dnsmasq]=dnsmasq-base [dig]=bind9-dnsutils
@@ -121,8 +124,12 @@ if [ ${#left[@]} -gt 0 ]; then
     exit 1
 fi
 
-# The tests look for Spark beside what cargo builds.
+# The tests look for Spark and docker compose beside what cargo builds.
 case $purpose in
     build | dist | demo) ;;
-    *) "$(dirname "$0")/spark.sh" "${CARGO_TARGET_DIR:-$(dirname "$0")/../target}/spark" ;;
+    *)
+        target=${CARGO_TARGET_DIR:-$(dirname "$0")/../target}
+        "$(dirname "$0")/spark.sh" "$target/spark"
+        "$(dirname "$0")/compose.sh" "$target/compose"
+        ;;
 esac

@@ -20,6 +20,8 @@ cargo test --workspace
 if [ "$(id -u)" -eq 0 ]; then
     say "what root can do besides"
     cargo test -p imsup --test root --test root_limits --test root_images --test container --test strangers
+    say "a stack of images under docker compose and under imsup"
+    scripts/compare-compose.sh "$target/debug/imsup" "$target/images" "$target/compose/docker-compose"
     say "the end-to-end tests once more, as an ordinary user without any privilege"
     scripts/as-user.sh "${smoke[@]}"
     export "CARGO_TARGET_${triple}_RUNNER=$PWD/scripts/as-user.sh"

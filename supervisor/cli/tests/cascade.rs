@@ -41,7 +41,7 @@ services:
     }
 }
 
-/// The shop of `make demo`, from its own directory: curl, nginx, Python, redis and node.
+/// The shop of the README, from its own directory: curl, nginx, Python, redis and node.
 #[test]
 fn the_shop_answers_one_curl_with_four_hosts() {
     need(&["nginx", "python3", "redis-server", "node", "curl"]);
