@@ -3,12 +3,14 @@
 use std::ffi::OsString;
 use std::io::{self, IsTerminal};
 use std::process::{ExitCode, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
+use imsup_broker::client::ClientError;
 use imsup_broker::own_program;
 use imsup_protocol::message::Role;
 use imsup_protocol::{Request, Response};
-use imsup_wire::{HostName, ProgramSpec};
+use imsup_wire::{ErrorKind, HostName, ProgramSpec};
 
 use super::caller;
 use super::connection;
@@ -125,6 +127,26 @@ fn detach() -> Result<()> {
 /// # Errors
 /// The host does not run, or as [`connection::ask`].
 pub fn program(project: &Project, host: &HostName) -> Result<(u32, Option<ProgramSpec>)> {
+    // A broker that has just taken the place of another learns of the program from its supervisor.
+    for _ in 0..LOOKS {
+        match ask_program(project, host) {
+            Err(error) if is_not_running(&error) => std::thread::sleep(LOOK),
+            found => return found,
+        }
+    }
+    ask_program(project, host)
+}
+
+/// How often a broker is asked for a program that it does not know yet, and the time in between.
+const LOOKS: u32 = 100;
+const LOOK: Duration = Duration::from_millis(20);
+
+fn is_not_running(error: &anyhow::Error) -> bool {
+    let client = error.downcast_ref::<ClientError>();
+    client.is_some_and(|error| error.kind() == ErrorKind::NotRunning)
+}
+
+fn ask_program(project: &Project, host: &HostName) -> Result<(u32, Option<ProgramSpec>)> {
     let request = Request::Program { host: host.clone() };
     for answer in connection::ask(project, request)? {
         if let Response::Program { pid, spec } = answer? {
